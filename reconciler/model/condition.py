@@ -1,0 +1,197 @@
+"""Conditions, reasons and the closed sets of states, with the one table that computes `status`.
+
+A condition says one thing with one polarity. `Valid`, `SecretsDecrypted`, `Connected`, `Fresh` and `Delivering` are good
+when true; `Drifted`, `Reconciling` and `Stalled` exist only while true; `Ready` is computed, never set. An absent
+condition does not apply. `violations` is the checker that every test may call on any status it sees.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    READY = "Ready"
+    VALID = "Valid"
+    SECRETS_DECRYPTED = "SecretsDecrypted"
+    CONNECTED = "Connected"
+    FRESH = "Fresh"
+    DELIVERING = "Delivering"
+    DRIFTED = "Drifted"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+ONLY_WHILE_TRUE = frozenset({ConditionType.DRIFTED, ConditionType.RECONCILING, ConditionType.STALLED})
+GOOD_WHEN_TRUE = frozenset(
+    {
+        ConditionType.VALID,
+        ConditionType.SECRETS_DECRYPTED,
+        ConditionType.CONNECTED,
+        ConditionType.FRESH,
+        ConditionType.DELIVERING,
+    }
+)
+
+
+class Truth(StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Reason(StrEnum):
+    """Why a condition, event, log line or metric says what it says. One list for all four."""
+
+    SUCCEEDED = "Succeeded"
+    PROGRESSING = "Progressing"
+    PROGRESSING_WITH_RETRY = "ProgressingWithRetry"
+    PENDING = "Pending"
+    DISABLED = "Disabled"
+    SUSPENDED = "Suspended"
+    OBSERVE_ONLY = "ObserveOnly"
+    DEPENDENCY_NOT_READY = "DependencyNotReady"
+    VALIDATION_FAILED = "ValidationFailed"
+    DECRYPTION_FAILED = "DecryptionFailed"
+    KEY_MISSING = "KeyMissing"
+    MAC_MISMATCH = "MacMismatch"
+    SECRET_MISSING = "SecretMissing"
+    AUTHENTICATION_FAILED = "AuthenticationFailed"
+    PERMISSION_DENIED = "PermissionDenied"
+    AWAITING_AUTHORIZATION = "AwaitingAuthorization"
+    REJECTED = "Rejected"
+    REMOTE_UNAVAILABLE = "RemoteUnavailable"
+    RATE_LIMITED = "RateLimited"
+    TIMED_OUT = "TimedOut"
+    PROTOCOL_ERROR = "ProtocolError"
+    HOST_NOT_PERMITTED = "HostNotPermitted"
+    TLS_FAILED = "TlsFailed"
+    MISSING_DEPENDENCY = "MissingDependency"
+    OWNERSHIP_CONFLICT = "OwnershipConflict"
+    DRIFT_DETECTED = "DriftDetected"
+    PRUNE_BLOCKED = "PruneBlocked"
+    PRUNED = "Pruned"
+    PARTIAL = "Partial"
+    LATE = "Late"
+    STALE = "Stale"
+    CANCELLED = "Cancelled"
+    FENCED = "Fenced"
+    STORE_FULL = "StoreFull"
+    DELIVERY_FAILING = "DeliveryFailing"
+    DELIVERY_UNKNOWN = "DeliveryUnknown"
+    TEMPLATE_FAILED = "TemplateFailed"
+    INTERNAL_ERROR = "InternalError"
+
+
+class Status(StrEnum):
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    ERROR = "error"
+    SYNCING = "syncing"
+    PENDING_AUTH = "pending_auth"
+
+
+class Health(StrEnum):
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+    UNKNOWN = "unknown"
+
+
+class SyncStatus(StrEnum):
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One statement about an integration. `since` moves only when `truth` does."""
+
+    type: ConditionType
+    truth: Truth
+    reason: Reason
+    message: str
+    since: datetime
+    generation: int = 0
+
+
+def ready(conditions: Mapping[ConditionType, Condition], now: datetime) -> Condition:
+    """The summary: Stalled beats every bad condition, which beats Reconciling, which beats good."""
+    stalled = conditions.get(ConditionType.STALLED)
+    bad = [c for t, c in conditions.items() if t in GOOD_WHEN_TRUE and c.truth is Truth.FALSE]
+    progressing = conditions.get(ConditionType.RECONCILING)
+    worst = stalled or next(iter(sorted(bad, key=_rank)), None)
+    if worst:
+        return Condition(ConditionType.READY, Truth.FALSE, worst.reason, worst.message, worst.since, worst.generation)
+    if progressing or ConditionType.CONNECTED not in conditions:
+        reason = progressing.reason if progressing else Reason.PENDING
+        message = progressing.message if progressing else "waiting for the first reconcile"
+        since = progressing.since if progressing else now
+        return Condition(ConditionType.READY, Truth.UNKNOWN, reason, message, since)
+    connected = conditions[ConditionType.CONNECTED]
+    return Condition(ConditionType.READY, connected.truth, connected.reason, connected.message, connected.since)
+
+
+def _rank(condition: Condition) -> int:
+    return list(ConditionType).index(condition.type)
+
+
+_STOPPED = (Reason.DISABLED, Reason.SUSPENDED, Reason.PRUNED)
+
+
+def status(conditions: Mapping[ConditionType, Condition], is_syncing: bool) -> Status:
+    """The precedence table of `status`: stopped on purpose, waiting for a person, broken, syncing, connected, not yet."""
+    connected = conditions.get(ConditionType.CONNECTED)
+    if connected and connected.reason in _STOPPED:
+        return Status.DISCONNECTED
+    if connected and connected.reason is Reason.AWAITING_AUTHORIZATION:
+        return Status.PENDING_AUTH
+    # a broken manifest leaves its last good spec connected; without one there is nothing to fall back to
+    is_up = connected is not None and connected.truth is Truth.TRUE
+    gates = {ConditionType.SECRETS_DECRYPTED, ConditionType.CONNECTED} | (set() if is_up else {ConditionType.VALID})
+    if ConditionType.STALLED in conditions or any(
+        conditions[t].truth is Truth.FALSE for t in gates & conditions.keys()
+    ):
+        return Status.ERROR
+    if connected is None or connected.truth is not Truth.TRUE:
+        return Status.DISCONNECTED
+    return Status.SYNCING if is_syncing else Status.CONNECTED
+
+
+def health(conditions: Mapping[ConditionType, Condition]) -> Health:
+    """Unhealthy: not connected though it should be. Degraded: connected, but stale, drifted or not delivering."""
+    connected = conditions.get(ConditionType.CONNECTED)
+    if connected is None or connected.truth is Truth.UNKNOWN or connected.reason in _STOPPED:
+        return Health.UNKNOWN
+    if connected.truth is Truth.FALSE or ConditionType.STALLED in conditions:
+        return Health.UNHEALTHY
+    soft = [c for c in conditions.values() if c.type in GOOD_WHEN_TRUE and c.truth is Truth.FALSE]
+    return Health.DEGRADED if soft or ConditionType.DRIFTED in conditions else Health.HEALTHY
+
+
+def violations(conditions: Iterable[Condition], generation: int) -> list[str]:
+    """Every invariant of a set of conditions that does not hold; empty for a legal status."""
+    found = list(conditions)
+    by_type = {c.type: c for c in found}
+    wrong = [f"{c.type} twice" for i, c in enumerate(found) if any(o.type is c.type for o in found[:i])]
+    wrong += [
+        f"{t} present but {by_type[t].truth}"
+        for t in ONLY_WHILE_TRUE & by_type.keys()
+        if by_type[t].truth is not Truth.TRUE
+    ]
+    wrong += [
+        f"{c.type} speaks of generation {c.generation} > {generation}" for c in found if c.generation > generation
+    ]
+    wrong += [f"{c.type} since has no zone" for c in found if c.since.tzinfo is None]
+    wrong += [
+        f"{c.type} is {c.truth} because {c.reason}"
+        for c in found
+        if c.type in GOOD_WHEN_TRUE and (c.truth is Truth.TRUE) is not (c.reason is Reason.SUCCEEDED)
+    ]
+    if ConditionType.STALLED in by_type and ConditionType.RECONCILING in by_type:
+        wrong.append("Stalled and Reconciling together")
+    if ConditionType.READY in by_type:
+        wrong.append("Ready is stored though it is computed")
+    return wrong

@@ -1,0 +1,100 @@
+"""Events and deliveries: a change that happened, and the obligation to tell one integration of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Operation(StrEnum):
+    """What a record version did. RESTORE (of a rollback) becomes no event unless asked."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+    RESTORE = "restore"
+
+
+EVENT_OF = {Operation.CREATE: "created", Operation.UPDATE: "updated", Operation.DELETE: "deleted"}
+
+
+class DeliveryStatus(StrEnum):
+    PENDING = "pending"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+    CANCELLED = "cancelled"
+
+
+_S = DeliveryStatus
+TRANSITIONS: Mapping[DeliveryStatus, frozenset[DeliveryStatus]] = {
+    _S.PENDING: frozenset({_S.SENDING, _S.CANCELLED}),
+    _S.SENDING: frozenset({_S.DELIVERED, _S.FAILED, _S.DEAD, _S.UNKNOWN, _S.CANCELLED}),
+    _S.FAILED: frozenset({_S.SENDING, _S.DEAD, _S.CANCELLED}),
+    _S.DELIVERED: frozenset(),
+    _S.DEAD: frozenset(),
+    _S.UNKNOWN: frozenset(),
+    _S.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened. `record` and `previous` are empty for lifecycle events; `changed` names top-level fields."""
+
+    id: str
+    type: str
+    at: datetime
+    workspace: str
+    integration: str
+    entity: str = ""
+    key: str = ""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    previous: Mapping[str, Any] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a channel is asked to send. `delivery_id` and `event_id` stay the same over all attempts of one delivery.
+
+    `fields` were rendered and checked against the channel's model. `progress` is what an earlier, partly successful
+    attempt handed back. `is_repeat` is true when an earlier attempt may have reached the remote.
+    """
+
+    delivery_id: str
+    event_id: str
+    event_type: str
+    fields: Mapping[str, Any]
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    is_repeat: bool = False
+    first_attempt_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the remote gave back: its own id of what we sent, and where a person can look at it."""
+
+    remote_id: str
+    url: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def singular(entity: str) -> str:
+    """The entity's name in an event type: `incidents` -> `incident`, `replies` -> `reply`, `statuses` -> `status`."""
+    for plural, one in (
+        ("ies", "y"),
+        ("sses", "ss"),
+        ("uses", "us"),
+        ("xes", "x"),
+        ("ches", "ch"),
+        ("ss", "ss"),
+        ("us", "us"),
+    ):
+        if entity.endswith(plural):
+            return entity[: -len(plural)] + one
+    return entity.removesuffix("s")

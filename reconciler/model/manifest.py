@@ -1,0 +1,171 @@
+"""What a manifest may say: `kind: Integration` and `kind: Workspace`, the source of the JSON Schemas.
+
+`auth` and `config` stay open here: the connector named by `spec.type` validates them with its own models.
+"""
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from reconciler.model.duration import parse_duration
+
+API_VERSION = "reconciler.dev/v1"
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="DNS label: a-z, 0-9 and -.")]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    Field(json_schema_extra={"type": "string", "format": "", "pattern": r"^([0-9]+(ms|s|m|h|d|w))+$"}),
+]
+
+
+class Model(BaseModel):
+    """Frozen and closed: an unknown field is a finding, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Metadata(Model):
+    name: Name
+    workspace: Name = Field(
+        "default", description="Tenant. Workspace and name are the identity; moving the file never matters."
+    )
+    labels: dict[str, str] = Field(default_factory=dict, description="Free labels, shown in lists and selectable.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Free notes; not interpreted.")
+
+
+class Fields(Model):
+    include: tuple[str, ...] = Field(
+        (), description="Dotted fields to keep; empty keeps all. Key and cursor are always kept."
+    )
+    exclude: tuple[str, ...] = Field((), description="Dotted fields that are dropped before anything is stored.")
+    mask: tuple[str, ...] = Field(
+        (), description="Dotted fields whose value is replaced by `********` before anything is stored."
+    )
+
+
+class Sync(Model):
+    schedule: str | None = Field(None, description="Cron expression with five fields, read in `time_zone`.")
+    every: Duration | None = Field(None, description="Interval such as 15m; instead of `schedule`.")
+    time_zone: str = Field("UTC", description="IANA name, e.g. Europe/Berlin.")
+    jitter: Duration | None = Field(
+        None, description="Spread of the start; default a tenth of the interval, at most 30s."
+    )
+    scope: Literal["incremental", "delta", "full"] = "incremental"
+    entities: tuple[str, ...] | None = Field(
+        None, description="Default: every entity that the connector reads by default."
+    )
+    fields: Fields = Fields()
+    initial_events: Literal["none", "all"] = Field(
+        "none", description="Whether the first sync's records become events."
+    )
+    page_size: int | None = Field(None, ge=1, le=10_000)
+    timeout: Duration = Field(timedelta(hours=6), description="Deadline of one run.")
+
+
+class Synchronization(Model):
+    name: Name
+    event_type: str = Field(
+        pattern=r"^[a-z0-9_*]+(\.[a-z0-9_*]+)+$",
+        description="`<entity, singular>.<created|updated|deleted>` or a lifecycle event; `*` matches one part.",
+    )
+    from_: tuple[str, ...] | None = Field(
+        None, alias="from", description="Names of integrations; default any of the workspace."
+    )
+    when: str | None = Field(
+        None, max_length=2000, description="Condition over `record`, `changed`, `event`, `integration`."
+    )
+    action: str = Field(description="A channel of this integration's connector.")
+    template: str | None = Field(None, max_length=20_000, description="Text of the channel's main field.")
+    map: dict[str, Any] = Field(default_factory=dict, description="Fields of the channel; strings are templates.")
+    enabled: bool = True
+
+
+class Objectives(Model):
+    freshness: Duration | None = Field(None, description="Longest age of the last successful sync.")
+    delivery: Duration | None = Field(None, description="Longest age of an undelivered event.")
+
+
+class Drift(Model):
+    mode: Literal["correct", "detect", "off"] = "correct"
+    ignore: tuple[str, ...] = Field((), description="JSON pointers into the remote object that are not compared.")
+
+
+class Network(Model):
+    """How this integration's remote is reached; default: the daemon's own settings."""
+
+    proxy: str | None = Field(None, description="URL of an HTTP proxy.")
+    ca_file: str | None = Field(None, description="PEM bundle in the permitted folder of this workspace.")
+    client_cert_file: str | None = Field(None, description="PEM certificate in the permitted folder of this workspace.")
+    client_key_file: str | None = Field(None, description="PEM key in the permitted folder of this workspace.")
+
+
+class Spec(Model):
+    type: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="The connector; `reconciler connectors` lists them.")
+    display_name: str | None = None
+    enabled: bool = Field(True, description="false: the configuration stays, connection and syncs stop.")
+    suspend: bool = Field(False, description="true: nothing is changed, synced or delivered; the remote objects stay.")
+    auth: dict[str, Any] = Field(
+        default_factory=dict, description="Credential; which types a connector takes is in its schema."
+    )
+    config: dict[str, Any] = Field(default_factory=dict, description="Settings of the connector.")
+    sync_direction: Literal["inbound", "outbound", "bidirectional"] = "bidirectional"
+    sync: Sync = Sync()
+    synchronizations: tuple[Synchronization, ...] = ()
+    objectives: Objectives = Objectives()
+    drift: Drift = Drift()
+    network: Network = Network()
+    deletion_policy: Literal["disconnect", "purge", "orphan"] = "disconnect"
+    depends_on: tuple[Name, ...] = ()
+
+
+class Integration(Model):
+    """One connection to one remote system."""
+
+    apiVersion: Literal["reconciler.dev/v1"]
+    kind: Literal["Integration"]
+    metadata: Metadata
+    spec: Spec
+
+
+class WorkspaceDefaults(Model):
+    sync: Sync | None = None
+    drift: Drift | None = None
+    objectives: Objectives | None = None
+
+
+class Retention(Model):
+    logs: Duration = timedelta(days=90)
+    runs: Duration = timedelta(days=90)
+    events: Duration = timedelta(days=90)
+
+
+class Token(Model):
+    """An API token of the workspace, held as a hash."""
+
+    name: Name
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hex SHA-256 of the token.")
+    permissions: tuple[str, ...] = ("integration.view",)
+    expires_at: str | None = None
+
+
+class WorkspaceSpec(Model):
+    display_name: str | None = None
+    defaults: WorkspaceDefaults = WorkspaceDefaults()
+    retention: Retention = Retention()
+    tokens: tuple[Token, ...] = ()
+
+
+class WorkspaceMetadata(Model):
+    name: Name
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class Workspace(Model):
+    """A tenant's defaults, retention and API tokens."""
+
+    apiVersion: Literal["reconciler.dev/v1"]
+    kind: Literal["Workspace"]
+    metadata: WorkspaceMetadata
+    spec: WorkspaceSpec = WorkspaceSpec()

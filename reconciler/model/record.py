@@ -1,0 +1,132 @@
+"""Records on their way from a remote into the dataset, a page at a time, and what a run of a sync is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Scope(StrEnum):
+    INCREMENTAL = "incremental"
+    DELTA = "delta"
+    FULL = "full"
+
+
+class RunResult(StrEnum):
+    SUCCESS = "success"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class RunState(StrEnum):
+    """DUE until a worker takes it; DONE for every result."""
+
+    DUE = "due"
+    RUNNING = "running"
+    DONE = "done"
+
+
+class Step(StrEnum):
+    """The steps of a run, in order, as shown while it goes on."""
+
+    VALIDATE = "validate"
+    FETCH = "fetch"
+    STORE = "store"
+    VERSION = "version"
+    ROUTE = "route"
+    UPDATE = "update"
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARN = "warn"
+    ERROR = "error"
+
+
+Position = Mapping[str, Any]
+"""Where a reader stands, as JSON: what the remote needs to go on. Opaque to the engine, stored with every page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that could not be taken: payload as received and why; which field, where one is to blame."""
+
+    payload: bytes
+    violations: tuple[str, ...]
+    key: str = ""
+    field: str = ""
+    expected_type: str = ""
+    received_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of records in columns: `keys[i]` belongs to `payloads[i]` (JSON bytes as received).
+
+    `deleted` are keys that the remote says are gone. `watermark` is the largest cursor value seen in the page (RFC 3339
+    UTC, or the remote's own sortable text), `position` where to resume *after* this page, None after the last one.
+    `total` is the remote's count of the whole read where it says one. `validators` (URL -> ETag) are stored when the
+    entity completes and come back in the next request: never before the records they stand for are safe.
+    """
+
+    keys: tuple[str, ...]
+    payloads: tuple[bytes, ...]
+    partition: str = ""
+    deleted: tuple[str, ...] = ()
+    rejects: tuple[Reject, ...] = ()
+    watermark: str | None = None
+    position: Position | None = None
+    total: int | None = None
+    validators: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a run did. `pages` counts commits; `estimated` is what the remote said it would be."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    rejected: int = 0
+    pages: int = 0
+    estimated: int | None = None
+
+    @property
+    def records(self) -> int:
+        return self.added + self.updated + self.unchanged
+
+    @property
+    def changed(self) -> int:
+        return self.added + self.updated + self.deleted
+
+    def plus(self, other: "Counts") -> "Counts":
+        """The sum; the estimate of the later one wins where it has one."""
+        return Counts(
+            self.added + other.added,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.deleted + other.deleted,
+            self.rejected + other.rejected,
+            self.pages + other.pages,
+            other.estimated if other.estimated is not None else self.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """What a reader is asked for.
+
+    `since`: per partition, the watermark that was stored last (empty mapping: from the beginning). The reader widens it
+    by the entity's overlap and asks with a closed bound. `resume`: the position of the last committed page of this very
+    run, None at its start. `started_at` bounds the read where the remote needs a snapshot.
+    """
+
+    scope: Scope
+    started_at: str
+    since: Mapping[str, str] = field(default_factory=dict)
+    resume: Position | None = None
+    page_size: int | None = None
+    validators: Mapping[str, str] = field(default_factory=dict)
