@@ -1,0 +1,1 @@
+"""The only door for connectors: contract, HTTP, authentication, paging, budgets, templates."""

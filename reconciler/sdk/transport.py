@@ -1,0 +1,256 @@
+"""The HTTP library behind the client: a request in, an answer or an error of the contract out.
+
+The only module that imports httpx and httpcore, and imported by `HttpClient` on its first request. Connections go to
+addresses that the guard has checked, TLS names and verifies the host as usual. Exceptions of the library are translated
+here: whether anything was sent decides between Transient and Ambiguous. Not done here: retries, budgets, status codes.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpcore
+import httpx
+
+from reconciler.model.condition import Reason
+from reconciler.sdk.errors import AmbiguousError, ConnectorError, RejectedError, TransientError
+from reconciler.sdk.network import GuardedNetwork
+
+KEEP_IDLE = 15.0
+_NOTHING_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One request, ready to be sent any number of times. `headers` are complete; `body` is what they describe."""
+
+    method: str
+    url: httpx.URL
+    headers: Mapping[str, str]
+    body: bytes | None
+    is_safe: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+
+
+class _CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Opens TCP connections to the addresses that the guard permits, one after the other."""
+
+    def __init__(self, network: GuardedNetwork) -> None:
+        self._network = network
+        self._tcp = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the library's signature
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            async with asyncio.timeout(timeout):
+                addresses = await self._network.guard.addresses(host, port)
+        except TimeoutError:
+            raise httpcore.ConnectTimeout(f"no answer from DNS for {host}") from None
+        share = None if timeout is None else timeout / len(addresses)
+        for address in addresses[:-1]:
+            try:
+                return await self._tcp.connect_tcp(address, port, share, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                continue
+        return await self._tcp.connect_tcp(addresses[-1], port, share, local_address, socket_options)
+
+
+class _Bytes(httpx.AsyncByteStream):
+    """The library's stream of an answer, as httpx wants it."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._inner:
+            yield part
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _Pools(httpx.AsyncBaseTransport):
+    """A direct pool and, where there is a proxy, one through it."""
+
+    def __init__(self, network: GuardedNetwork, context: ssl.SSLContext) -> None:
+        self._network = network
+        backend = _CheckedBackend(network)
+        common: dict[str, Any] = {"ssl_context": context, "network_backend": backend, "keepalive_expiry": KEEP_IDLE}
+        self._direct = httpcore.AsyncConnectionPool(max_connections=None, **common)
+        self._proxied = _proxy_pool(network.settings.proxy, common) if network.settings.proxy else None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        inner = httpcore.Request(
+            request.method, target, headers=request.headers.raw, content=request.stream, extensions=request.extensions
+        )
+        answer = await self._pool(url).handle_async_request(inner)
+        return httpx.Response(
+            answer.status, headers=answer.headers, stream=_Bytes(answer.stream), extensions=answer.extensions
+        )
+
+    def _pool(self, url: httpx.URL) -> Any:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        if self._proxied is None or not self._network.uses_proxy(url.host, port):
+            return self._direct
+        self._network.guard.check_name(url.host, port)
+        return self._proxied
+
+    async def aclose(self) -> None:
+        await self._direct.aclose()
+        if self._proxied is not None:
+            await self._proxied.aclose()
+
+
+def _proxy_pool(proxy: str, common: Mapping[str, Any]) -> httpcore.AsyncHTTPProxy:
+    try:
+        url = httpx.Proxy(proxy)
+    except (httpx.InvalidURL, ValueError):
+        raise RejectedError("proxy is not a URL; it must look like http://proxy.example:3128") from None
+    if url.url.scheme != "http" or not url.url.host:
+        raise RejectedError("proxy must be an http:// URL with a host, such as http://proxy.example:3128")
+    at = httpcore.URL(scheme=b"http", host=url.url.raw_host, port=url.url.port or 80, target=b"/")
+    auth = None if url.raw_auth is None else url.raw_auth
+    return httpcore.AsyncHTTPProxy(at, proxy_auth=auth, max_connections=None, **common)
+
+
+class Wire:
+    """An open client: connections are kept between requests, cookies are not."""
+
+    def __init__(self, network: GuardedNetwork, context: ssl.SSLContext, *, max_body: int) -> None:
+        settings = network.settings
+        read = settings.read_timeout.total_seconds()
+        self._network = network
+        self._max_body = max_body
+        self._client = httpx.AsyncClient(
+            transport=_Pools(network, context),
+            timeout=httpx.Timeout(read, connect=settings.connect_timeout.total_seconds()),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            trust_env=False,
+        )
+        self._client.headers.clear()
+
+    async def exchange(self, request: Prepared) -> Received:
+        """Send once and read the whole answer; raises errors of the contract."""
+        built = self._client.build_request(
+            request.method, request.url, headers=dict(request.headers), content=request.body
+        )
+        try:
+            answer = await self._client.send(built, stream=True)
+            try:
+                body = await self._body(answer)
+            finally:
+                await answer.aclose()
+        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError,
+                httpcore.UnsupportedProtocol, httpx.HTTPError, OSError) as error:  # fmt: skip
+            raise self._translated(error, request) from None
+        return Received(answer.status_code, answer.headers, body, str(answer.url))
+
+    async def _body(self, answer: httpx.Response) -> bytes:
+        parts, size = [], 0
+        async for part in answer.aiter_bytes():
+            size += len(part)
+            if size > self._max_body:
+                raise RejectedError(
+                    f"the answer of {answer.url.host} is larger than {self._max_body // 2**20} MiB; ask for smaller pages",
+                    reason=Reason.PROTOCOL_ERROR,
+                    status=answer.status_code,
+                )
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    def _translated(self, error: Exception, request: Prepared) -> ConnectorError:
+        host = request.url.netloc.decode()
+        tls = next((e for e in _chain(error) if isinstance(e, ssl.SSLError)), None)
+        if tls is not None and (refused := _tls_refusal(tls, host)):
+            return refused
+        if isinstance(error, httpcore.ProxyError):
+            return _proxy_refusal(error)
+        if isinstance(error, httpcore.LocalProtocolError | httpcore.UnsupportedProtocol):
+            # The library's text quotes the header, which may be the credential.
+            return RejectedError(f"the request to {host} cannot be written as HTTP", reason=Reason.REJECTED)
+        if isinstance(error, _NOTHING_SENT):
+            return self._unreachable(error, request, host)
+        timed_out = isinstance(error, httpcore.TimeoutException)
+        seconds = self._network.settings.read_timeout.total_seconds()
+        why = f"no answer within {seconds:g} s" if timed_out else _lost(error)
+        kind = TransientError if request.is_safe else AmbiguousError
+        reason = Reason.TIMED_OUT if timed_out else Reason.REMOTE_UNAVAILABLE
+        if isinstance(error, httpx.DecodingError | httpcore.RemoteProtocolError):
+            reason = Reason.PROTOCOL_ERROR
+        sent = "" if request.is_safe else "; it may have been carried out"
+        return kind(f"{request.method} to {host}: {why}{sent}", reason=reason)
+
+    def _unreachable(self, error: Exception, request: Prepared, host: str) -> TransientError:
+        port = request.url.port or (443 if request.url.scheme == "https" else 80)
+        through = " through the proxy" if self._network.uses_proxy(request.url.host, port) else ""
+        if isinstance(error, httpcore.ConnectTimeout):
+            seconds = self._network.settings.connect_timeout.total_seconds()
+            return TransientError(f"no connection to {host}{through} within {seconds:g} s", reason=Reason.TIMED_OUT)
+        causes = [e for e in _chain(error) if isinstance(e, OSError) and e.strerror]
+        broken = any(isinstance(e, ssl.SSLError) for e in causes)
+        said = "the TLS handshake broke off" if broken else next((e.strerror for e in causes), "connection failed")
+        return TransientError(f"cannot connect to {host}{through}: {said}")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            yield from error.exceptions
+        error = error.__cause__ or error.__context__
+
+
+def _lost(error: Exception) -> str:
+    if isinstance(error, httpx.DecodingError):
+        return "the answer's compression is broken"
+    if isinstance(error, httpcore.RemoteProtocolError):
+        # The library quotes what came where it is no HTTP; vendor text leaves only through the redactor.
+        text = str(error)
+        return "what came is not HTTP" if "'" in text else f"the connection ended before the answer did ({text})"
+    return "the connection broke before the answer was complete"
+
+
+def _proxy_refusal(error: Exception) -> ConnectorError:
+    status = str(error)[:60]
+    if status.startswith("407"):
+        return RejectedError(f"the proxy wants other credentials: {status}; set user and password in proxy")
+    if status.startswith("403"):
+        return RejectedError(f"the proxy refuses this host: {status}")
+    return TransientError(f"the proxy did not connect: {status}")
+
+
+def _tls_refusal(error: ssl.SSLError, host: str) -> RejectedError | None:
+    """What no retry mends; None for a handshake that merely broke."""
+    reason = error.reason or ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = f"the certificate is not accepted: {error.verify_message}; for a private CA set ca_file to its PEM file"
+    elif "CERTIFICATE_REQUIRED" in reason or "BAD_CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
+        why = f"the remote does not accept our certificate ({reason}): set client_cert and client_key"
+    elif "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER_FAILURE" in reason:
+        why = "the port does not speak TLS: check port and scheme of the URL"
+    elif "ALERT" in reason or "UNSUPPORTED_PROTOCOL" in reason or "NO_CIPHERS" in reason:
+        why = f"the remote ended the handshake: {reason}; if it asks for a client certificate: set client_cert and client_key"
+    else:
+        return None
+    return RejectedError(f"TLS with {host} failed: {why}", reason=Reason.TLS_FAILED)
