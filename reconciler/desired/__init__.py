@@ -1,0 +1,1 @@
+"""Git commit -> findings and desired state."""

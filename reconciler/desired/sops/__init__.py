@@ -1,0 +1,1 @@
+"""SOPS files: ciphertext in Git in, clear trees with `Secret` leaves out, and back again for the command line."""
