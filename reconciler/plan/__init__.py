@@ -1,0 +1,1 @@
+"""Desired state x observed state -> plan: pure, no clock, disk or network."""
