@@ -1,0 +1,1 @@
+"""What must survive: tables, migrations, queries. The only room with SQL."""

@@ -1,0 +1,339 @@
+"""The versioned dataset: a narrow head per record and an append-only log that holds each payload once.
+
+`commit_page` is the hot path: one transaction writes the records of a page, the position to resume from and the run's
+counts, after a fence that stops a run which was cancelled, taken over or belongs to a disconnected integration. Numbers
+are `integration id * 2^40 + seq`, so the log of one integration is a range of the primary key.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from reconciler.model.event import Operation
+from reconciler.model.record import Counts, Page
+from reconciler.store.database import Tx
+
+SHIFT = 40
+OPS = {1: Operation.CREATE, 2: Operation.UPDATE, 3: Operation.DELETE, 4: Operation.RESTORE}
+_CREATE, _UPDATE, _DELETE = 1, 2, 3
+GONE = b"\0" * 16
+
+
+class FencedError(Exception):
+    """The run may not write any more: cancelled, taken over by another worker, or its integration was let go."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageCommit:
+    """What `commit_page` needs besides the page: who writes, and with which fence."""
+
+    run_id: int
+    fence: int
+    integration_id: int
+    entity_id: int
+    page_number: int
+    is_full: bool
+    is_silent: bool
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One entry of the log. `payload` is None for a deletion; `prev` is the number of the version before."""
+
+    number: int
+    entity: str
+    key: str
+    prev: int | None
+    op: Operation
+    is_silent: bool
+    at: str
+    payload: bytes | None
+
+
+def fingerprint(payload: bytes) -> bytes:
+    """The hash that decides whether a record changed: BLAKE2b, 16 bytes."""
+    return blake2b(payload, digest_size=16).digest()
+
+
+def fence(tx: Tx, run_id: int, fence_number: int) -> None:
+    """Raises FencedError unless the run is running, not being cancelled, and still ours."""
+    touched = tx.rowcount(
+        "UPDATE run SET pages = pages WHERE id = :id AND fence = :fence AND state = 'running' AND is_cancelling = 0",
+        id=run_id,
+        fence=fence_number,
+    )
+    if touched != 1:
+        raise FencedError(f"run {run_id} may not write any more")
+
+
+def commit_page(tx: Tx, commit: PageCommit, page: Page) -> Counts:
+    """Store one page; returns what it changed. A key that occurs twice counts once: a deletion wins, else the later."""
+    fence(tx, commit.run_id, commit.fence)
+    gone = dict.fromkeys(page.deleted)
+    latest = {k: p for k, p in zip(page.keys, page.payloads, strict=True) if k not in gone}
+    known = _heads(tx, commit.entity_id, [*latest, *gone])
+    writer = _Writer(commit, known)
+    for key, payload in latest.items():
+        writer.put(key, payload)
+    for key in gone:
+        writer.delete(key)
+    writer.flush(tx)
+    if commit.is_full:
+        _mark_seen(tx, commit, [head_id for key in latest if (head_id := writer.head_ids.get(key))])
+    counts = Counts(writer.added, writer.updated, writer.unchanged, writer.deleted, len(page.rejects), 1, page.total)
+    _progress(tx, commit, page, counts)
+    return counts
+
+
+def _heads(tx: Tx, entity_id: int, keys: Sequence[str]) -> dict[str, tuple[int, int, int, bytes]]:
+    """key -> (id, version, deleted, hash) of the records that are known already."""
+    if tx.dialect == "sqlite":
+        # cross join fixes the order: keys first, then one probe of the index each
+        sql = (
+            "SELECT h.key, h.id, h.version_id, h.deleted, h.hash FROM json_each(:keys) j"
+            " CROSS JOIN head h ON h.entity_id = :entity AND h.key = j.value"
+        )
+        rows = tx.execute(sql, {"keys": json.dumps(keys), "entity": entity_id})
+    else:
+        sql = "SELECT key, id, version_id, deleted, hash FROM head WHERE entity_id = :entity AND key = any(:keys)"
+        rows = tx.execute(sql, {"keys": list(keys), "entity": entity_id})
+    return {key: (head_id, version, deleted, bytes(digest)) for key, head_id, version, deleted, digest in rows}
+
+
+class _Writer:
+    """Collects the rows of a page, numbers them at once and writes them with one statement each."""
+
+    def __init__(self, commit: PageCommit, known: dict[str, tuple[int, int, int, bytes]]) -> None:
+        self._commit = commit
+        self._known = known
+        self._changes: list[tuple[str, int | None, int, bytes, bytes | None, int | None]] = []
+        self.head_ids: dict[str, int] = {}
+        self.added = self.updated = self.unchanged = self.deleted = 0
+
+    def put(self, key: str, payload: bytes) -> None:
+        digest = fingerprint(payload)
+        known = self._known.get(key)
+        if known is None:
+            self.added += 1
+            self._changes.append((key, None, _CREATE, digest, payload, None))
+            return
+        head_id, version, is_deleted, before = known
+        self.head_ids[key] = head_id
+        if before == digest and not is_deleted:
+            self.unchanged += 1
+            return
+        self.added += is_deleted
+        self.updated += not is_deleted
+        self._changes.append((key, version, _CREATE if is_deleted else _UPDATE, digest, payload, head_id))
+
+    def delete(self, key: str) -> None:
+        known = self._known.get(key)
+        if known is not None and not known[2]:
+            self.deleted += 1
+            self._changes.append((key, known[1], _DELETE, GONE, None, known[0]))
+
+    def flush(self, tx: Tx) -> None:
+        if not self._changes:
+            return
+        c = self._commit
+        number = _reserve(tx, c.integration_id, len(self._changes))
+        versions, new_heads, heads = [], [], []
+        for key, prev, op, digest, payload, head_id in self._changes:
+            number += 1
+            versions.append((number, c.entity_id, key, prev, op, int(c.is_silent), c.run_id, c.at, digest, payload))
+            if head_id is None:
+                self.head_ids[key] = number
+                new_heads.append((number, c.entity_id, key, number, digest))
+            else:
+                heads.append((number, int(op == _DELETE), digest, head_id))
+        _append(tx, versions)
+        if new_heads:
+            tx.executemany("INSERT INTO head (id, entity_id, key, version_id, hash) VALUES (?, ?, ?, ?, ?)", new_heads)
+        if heads:
+            tx.executemany("UPDATE head SET version_id = ?, deleted = ?, hash = ? WHERE id = ?", heads)
+
+
+def _reserve(tx: Tx, integration_id: int, count: int) -> int:
+    """The last number given out before these `count`; the row's lock makes numbers commit in order."""
+    last = tx.value(
+        "UPDATE integration SET seq = seq + :count WHERE id = :id RETURNING seq", count=count, id=integration_id
+    )
+    return (integration_id << SHIFT) + int(last) - count
+
+
+def _append(tx: Tx, versions: Iterable[tuple[Any, ...]]) -> None:
+    tx.executemany(
+        "INSERT INTO version (number, entity_id, key, prev, op, silent, run_id, at, hash, payload)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        versions,
+    )
+
+
+def _mark_seen(tx: Tx, commit: PageCommit, ids: list[int]) -> None:
+    tx.execute(
+        "INSERT INTO seen_page (run_id, entity_id, page, ids) VALUES (:run, :entity, :page, :ids)"
+        " ON CONFLICT (run_id, entity_id, page) DO UPDATE SET ids = excluded.ids",
+        {"run": commit.run_id, "entity": commit.entity_id, "page": commit.page_number, "ids": json.dumps(ids)},
+    )
+
+
+def _progress(tx: Tx, commit: PageCommit, page: Page, counts: Counts) -> None:
+    tx.execute(
+        "UPDATE run SET added = added + :added, updated = updated + :updated, unchanged = unchanged + :unchanged,"
+        " deleted = deleted + :deleted, rejected = rejected + :rejected, pages = pages + 1, step = 'store',"
+        " progressed_at = :at WHERE id = :id",
+        {
+            "added": counts.added,
+            "updated": counts.updated,
+            "unchanged": counts.unchanged,
+            "deleted": counts.deleted,
+            "rejected": counts.rejected,
+            "at": commit.at,
+            "id": commit.run_id,
+        },
+    )
+    if counts.added != counts.deleted:
+        _count_records(tx, commit.entity_id, counts.added - counts.deleted)
+    tx.executemany(
+        "INSERT INTO reject (run_id, entity_id, key, payload, violations, at) VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (commit.run_id, commit.entity_id, r.key, r.payload, json.dumps(r.violations), commit.at)
+            for r in page.rejects
+        ],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a complete full read says about records that it did not see."""
+
+    gone: int
+    known: int
+
+
+def unseen(tx: Tx, run_id: int, entity_id: int) -> Sweep:
+    """How many live records of the entity the full run has not seen."""
+    known = tx.value("SELECT count(*) FROM head WHERE entity_id = :e AND deleted = 0", e=entity_id)
+    gone = tx.value(f"SELECT count(*) {_UNSEEN}", e=entity_id, r=run_id)
+    return Sweep(int(gone), int(known))
+
+
+def sweep(tx: Tx, commit: PageCommit) -> int:
+    """Mark as deleted what the complete full run has not seen; returns how many. Forgets the marks."""
+    fence(tx, commit.run_id, commit.fence)
+    rows = tx.all(f"SELECT h.key {_UNSEEN}", e=commit.entity_id, r=commit.run_id)
+    keys = [row[0] for row in rows]
+    writer = _Writer(commit, _heads(tx, commit.entity_id, keys))
+    for key in keys:
+        writer.delete(key)
+    writer.flush(tx)
+    tx.execute(
+        "DELETE FROM seen_page WHERE run_id = :r AND entity_id = :e", {"r": commit.run_id, "e": commit.entity_id}
+    )
+    tx.execute("UPDATE run SET deleted = deleted + :n WHERE id = :id", {"n": len(keys), "id": commit.run_id})
+    _count_records(tx, commit.entity_id, -len(keys))
+    return len(keys)
+
+
+def _count_records(tx: Tx, entity_id: int, more: int) -> None:
+    tx.execute("UPDATE entity SET records = records + :n WHERE id = :e", {"n": more, "e": entity_id})
+
+
+_UNSEEN = (
+    "FROM head h WHERE h.entity_id = :e AND h.deleted = 0 AND h.id NOT IN"
+    " (SELECT j.value FROM seen_page s, json_each(s.ids) j WHERE s.run_id = :r AND s.entity_id = :e)"
+)
+
+
+def forget_seen(tx: Tx, run_id: int) -> None:
+    tx.execute("DELETE FROM seen_page WHERE run_id = :r", {"r": run_id})
+
+
+def close_version(tx: Tx, run_id: int, at: str) -> int | None:
+    """Make one dataset version of all that the run changed; None where it changed nothing."""
+    run = tx.one("SELECT * FROM run WHERE id = :id", id=run_id)
+    if run is None or not (run["added"] or run["updated"] or run["deleted"]):
+        return None
+    integration_id = run["integration_id"]
+    integration = tx.one("SELECT seq, type FROM integration WHERE id = :id", id=integration_id)
+    if integration is None:
+        return None
+    number = tx.value(
+        "SELECT coalesce(max(number), 0) + 1 FROM dataset_version WHERE integration_id = :i", i=integration_id
+    )
+    tx.execute(
+        "INSERT INTO dataset_version (integration_id, number, run_id, at, last_number, revision, spec_hash, connector,"
+        " connector_version, added, updated, deleted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            integration_id,
+            number,
+            run_id,
+            at,
+            (integration_id << SHIFT) + integration["seq"],
+            run["revision"],
+            run["spec_hash"],
+            integration["type"],
+            run["connector_version"],
+            run["added"],
+            run["updated"],
+            run["deleted"],
+        ),
+    )
+    tx.execute("UPDATE run SET dataset_version = :n WHERE id = :id", {"n": number, "id": run_id})
+    return int(number)
+
+
+def log_after(tx: Tx, integration_id: int, seq: int, limit: int) -> list[Version]:
+    """Versions behind `seq` in order; a range scan of the primary key."""
+    base = integration_id << SHIFT
+    rows = tx.all(
+        "SELECT v.number, e.name, v.key, v.prev, v.op, v.silent, v.at, v.payload FROM version v"
+        " JOIN entity e ON e.id = v.entity_id WHERE v.number > :low AND v.number < :high ORDER BY v.number LIMIT :n",
+        low=base + seq,
+        high=base + (1 << SHIFT),
+        n=limit,
+    )
+    return [Version(n, e, k, p, OPS[op], bool(s), at, payload) for n, e, k, p, op, s, at, payload in rows]
+
+
+def payload_of(tx: Tx, number: int | None) -> bytes | None:
+    """The payload of one version; None for a deletion or a version older than kept."""
+    return None if number is None else tx.value("SELECT payload FROM version WHERE number = :n", n=number)
+
+
+def records(tx: Tx, entity_id: int, after: str = "", limit: int = 100) -> list[tuple[str, bytes]]:
+    """Live records of an entity in key order behind `after`."""
+    rows = tx.all(
+        "SELECT h.key, v.payload FROM head h JOIN version v ON v.number = h.version_id"
+        " WHERE h.entity_id = :e AND h.deleted = 0 AND h.key > :after ORDER BY h.key LIMIT :n",
+        e=entity_id,
+        after=after,
+        n=limit,
+    )
+    return [(key, bytes(payload)) for key, payload in rows]
+
+
+def purge(tx: Tx, integration_id: int) -> int:
+    """Delete every record, version and mark of the integration; returns how many records went."""
+    count = 0
+    for (entity_id,) in tx.all("SELECT id FROM entity WHERE integration_id = :i", i=integration_id):
+        count += tx.rowcount("DELETE FROM head WHERE entity_id = :e", e=entity_id)
+        tx.execute("DELETE FROM reject WHERE entity_id = :e", {"e": entity_id})
+        tx.execute("DELETE FROM seen_page WHERE entity_id = :e", {"e": entity_id})
+    base = integration_id << SHIFT
+    tx.execute("DELETE FROM version WHERE number > :low AND number < :high", {"low": base, "high": base + (1 << SHIFT)})
+    for table in ("entity", "dataset_version"):
+        tx.execute(f"DELETE FROM {table} WHERE integration_id = :i", {"i": integration_id})
+    # numbers are never given out twice, and there is nothing left for the router to look for
+    tx.execute("UPDATE integration SET routed_seq = seq WHERE id = :i", {"i": integration_id})
+    return count
+
+
+def unread(tx: Tx, integration_id: int, names: Iterable[str]) -> list[str]:
+    """Which of these entities were never read to their end."""
+    rows = tx.all("SELECT name FROM entity WHERE integration_id = :i AND completed_at IS NOT NULL", i=integration_id)
+    known = {name for (name,) in rows}
+    return [name for name in names if name not in known]

@@ -1,0 +1,498 @@
+"""Integrations: what Git wants of each, what was applied, how it fares. One row for as long as anything of it is known."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from reconciler.model.clock import from_rfc3339, rfc3339
+from reconciler.model.condition import Condition, ConditionType, Reason, Truth
+from reconciler.model.ids import Ref, new_id
+from reconciler.model.state import DesiredIntegration, ObservedIntegration, ObservedState
+from reconciler.model.tree import decode_tree, encode_tree, tree_hash
+from reconciler.store.database import Row, Tx
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrationRow:
+    """The row as it stands; JSON columns decoded, times as text."""
+
+    id: int
+    public_id: str
+    workspace: str
+    name: str
+    type: str
+    display_name: str
+    labels: Mapping[str, str]
+    is_desired: bool
+    generation: int
+    observed_generation: int
+    desired_hash: str
+    desired_effective: str
+    file: str
+    line: int
+    revision: str
+    created_by: str
+    manifest_updated_at: str | None
+    applied_hash: str
+    applied_effective: str
+    applied_revision: str
+    applied_type: str
+    applied_policy: str
+    applied_at: str | None
+    is_connected: bool
+    suspend_reason: str
+    suspended_by: str
+    suspended_until: str | None
+    identity: str
+    account: str
+    missing: Sequence[str]
+    latency_ms: float | None
+    skew_ms: float | None
+    probe_at: str | None
+    next_probe_at: str | None
+    error_count: int
+    credential_expires_at: str | None
+    connected_at: str | None
+    retries: int
+    next_attempt_at: str | None
+    next_sync_at: str | None
+    last_sync_at: str | None
+    last_sync_result: str
+    last_sync_reason: str
+    last_sync_error: str
+    last_run_at: str | None
+    total_syncs: int
+    failed_syncs: int
+    drifted: Sequence[str]
+    created_at: str
+    removed_at: str | None
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.workspace, self.name)
+
+    @property
+    def is_suspended(self) -> bool:
+        return bool(self.suspended_by)
+
+
+_COLUMNS = tuple(f.name for f in fields(IntegrationRow))
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM integration"
+_JSON = frozenset({"labels", "missing", "drifted"})
+_BOOL = frozenset({"is_desired", "is_connected"})
+_DECODE = msgspec.json.Decoder().decode  # ten thousand rows are read at a time
+
+
+def _row(row: Row) -> IntegrationRow:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    for name in _JSON:
+        values[name] = _DECODE(values[name])
+    for name in _BOOL:
+        values[name] = bool(values[name])
+    return IntegrationRow(**values)
+
+
+def get(tx: Tx, integration_id: int) -> IntegrationRow | None:
+    row = tx.one(f"{_SELECT} WHERE id = :id", id=integration_id)
+    return _row(row) if row else None
+
+
+def find(tx: Tx, ref: Ref) -> IntegrationRow | None:
+    row = tx.one(f"{_SELECT} WHERE workspace = :w AND name = :n", w=ref.workspace, n=ref.name)
+    return _row(row) if row else None
+
+
+def every(tx: Tx, *, with_removed: bool = False) -> list[IntegrationRow]:
+    """All of them by workspace and name; those that Git no longer names and that are let go only on request."""
+    where = "" if with_removed else " WHERE removed_at IS NULL"
+    return [_row(r) for r in tx.all(f"{_SELECT}{where} ORDER BY workspace, name")]
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredChange:
+    """A changed wish: the manifest and the keyed hash of its clear values (empty where it could not be decrypted)."""
+
+    desired: DesiredIntegration
+    effective_hash: str
+
+
+def want(tx: Tx, changes: Iterable[DesiredChange], at: str) -> dict[Ref, int]:
+    """Insert or update what Git wants; every change raises the generation. Returns the ids."""
+    return {c.desired.ref: _want(tx, c, at) for c in changes}
+
+
+def _want(tx: Tx, change: DesiredChange, at: str) -> int:
+    d = change.desired
+    row = tx.one(
+        "INSERT INTO integration (public_id, workspace, name, type, display_name, labels, desired_tree, desired_hash,"
+        " desired_effective, file, line, revision, created_by, manifest_updated_at, freshness_seconds, created_at, updated_at)"
+        " VALUES (:public, :w, :n, :type, :display, :labels, :tree, :hash, :effective, :file, :line, :revision, :by,"
+        " :changed, :freshness, :at, :at)"
+        " ON CONFLICT (workspace, name) DO UPDATE SET type = excluded.type, display_name = excluded.display_name,"
+        " labels = excluded.labels, freshness_seconds = excluded.freshness_seconds,"
+        " desired_tree = excluded.desired_tree, file = excluded.file, line = excluded.line, revision = excluded.revision,"
+        " created_by = excluded.created_by, is_desired = 1, removed_at = NULL,"
+        " manifest_updated_at = excluded.manifest_updated_at, updated_at = excluded.updated_at, retries = 0,"
+        " generation = integration.generation + CASE WHEN integration.desired_hash = excluded.desired_hash"
+        " AND integration.desired_effective = excluded.desired_effective AND integration.is_desired = 1 THEN 0 ELSE 1 END,"
+        " desired_hash = excluded.desired_hash, desired_effective = excluded.desired_effective RETURNING id",
+        public=new_id(f"int_{_short(d.manifest.spec.type)}"),
+        w=d.ref.workspace,
+        n=d.ref.name,
+        type=d.manifest.spec.type,
+        display=d.manifest.spec.display_name or "",
+        labels=json.dumps(d.manifest.metadata.labels),
+        tree=encode_tree(d.tree),
+        hash=d.source_hash,
+        effective=change.effective_hash,
+        file=d.origin.file,
+        line=d.origin.line,
+        revision=d.origin.revision,
+        by=d.created_by,
+        changed=rfc3339(d.updated_at) if d.updated_at else None,
+        freshness=d.manifest.spec.objectives.freshness.total_seconds()
+        if d.manifest.spec.objectives.freshness
+        else None,
+        at=at,
+    )
+    return int(row[0]) if row else 0
+
+
+def _short(type_name: str) -> str:
+    return {"servicenow": "sn", "github": "gh", "gitlab": "gl", "pagerduty": "pd"}.get(
+        type_name, type_name[:3].strip("_")
+    )
+
+
+def unwant(tx: Tx, ids: Iterable[int], revision: str, at: str) -> None:
+    """Git no longer names them: the next reconcile lets them go."""
+    tx.executemany(
+        "UPDATE integration SET is_desired = 0, generation = generation + 1, revision = ?, updated_at = ?, retries = 0"
+        " WHERE id = ? AND is_desired = 1",
+        [(revision, at, i) for i in ids],
+    )
+
+
+def observed_state(tx: Tx) -> ObservedState:
+    """Everything applied, as the plan compares it. Cheap: hashes for all, trees decoded only when looked at."""
+    revision = tx.value("SELECT value FROM meta WHERE key = 'applied_revision'") or ""
+    rows = tx.all(
+        "SELECT workspace, name, applied_type, applied_tree, applied_hash, applied_effective, applied_fingerprints,"
+        " is_connected, applied_policy, drifted FROM integration WHERE applied_tree IS NOT NULL"
+    )
+    return ObservedState(revision, {Ref(r[0], r[1]): _observed(r) for r in rows})
+
+
+class _LazyTree(Mapping[str, Any]):
+    """Decoded on first use: a plan of 10,000 looks into a handful."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @cached_property
+    def _tree(self) -> dict[str, Any]:
+        return decode_tree(self._text)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._tree[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tree)
+
+    def __len__(self) -> int:
+        return len(self._tree)
+
+
+def _observed(row: Row) -> ObservedIntegration:
+    workspace, name, type_name, tree, source_hash, effective, fingerprints, is_connected, policy, drifted = row
+    return ObservedIntegration(
+        ref=Ref(workspace, name),
+        type=type_name,
+        tree=_LazyTree(tree),
+        source_hash=source_hash,
+        effective_hash=effective,
+        fingerprints=_DECODE(fingerprints),
+        is_connected=bool(is_connected),
+        deletion_policy=policy,
+        drifted=tuple(_DECODE(drifted)),
+    )
+
+
+def set_applied_revision(tx: Tx, revision: str) -> None:
+    """The revision whose plan was taken over last."""
+    tx.execute(
+        "INSERT INTO meta (key, value) VALUES ('applied_revision', :v)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        {"v": revision},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a successful reconcile made true."""
+
+    generation: int
+    tree: Mapping[str, Any]
+    source_hash: str
+    effective_hash: str
+    fingerprints: Mapping[str, str]
+    revision: str
+    type: str
+    deletion_policy: str
+
+
+def record_applied(tx: Tx, integration_id: int, applied: Applied, at: str) -> bool:
+    """False where the wish has moved on meanwhile: then the next reconcile, which is due already, decides."""
+    touched = tx.rowcount(
+        "UPDATE integration SET applied_tree = :tree, applied_hash = :hash, applied_effective = :effective,"
+        " applied_fingerprints = :fps, applied_revision = :revision, applied_type = :type, applied_policy = :policy,"
+        " applied_at = :at, observed_generation = :generation, is_connected = 1, retries = 0, next_attempt_at = NULL,"
+        " connected_at = CASE WHEN is_connected = 1 THEN connected_at ELSE :at END, drifted = '[]'"
+        " WHERE id = :id AND generation = :generation AND is_desired = 1",
+        tree=encode_tree(applied.tree),
+        hash=applied.source_hash,
+        effective=applied.effective_hash,
+        fps=json.dumps(dict(applied.fingerprints)),
+        revision=applied.revision,
+        type=applied.type,
+        policy=applied.deletion_policy,
+        at=at,
+        generation=applied.generation,
+        id=integration_id,
+    )
+    return touched == 1
+
+
+def record_stopped(
+    tx: Tx, integration_id: int, generation: int, tree: Mapping[str, Any] | None, at: str, policy: str | None = None
+) -> None:
+    """Not connected any more, on purpose. `tree` is what was applied (disabled); None leaves the last one (removed)."""
+    tx.execute(
+        "UPDATE integration SET is_connected = 0, observed_generation = :g, next_sync_at = NULL, next_probe_at = NULL,"
+        " retries = 0, next_attempt_at = NULL, drifted = '[]', error_count = 0,"
+        " applied_tree = coalesce(:tree, applied_tree), applied_policy = coalesce(:policy, applied_policy),"
+        " applied_at = :at WHERE id = :id",
+        {
+            "g": generation,
+            "tree": encode_tree(tree) if tree is not None else None,
+            "policy": policy,
+            "at": at,
+            "id": integration_id,
+        },
+    )
+
+
+def record_suspended(tx: Tx, integration_id: int) -> None:
+    """Git's own suspension is applied, whatever else waits until it is lifted: the plan shows it no more."""
+    text = tx.value("SELECT applied_tree FROM integration WHERE id = :id", id=integration_id)
+    if text is not None:
+        tree = decode_tree(text) | {"suspend": True}
+        tx.execute(
+            "UPDATE integration SET applied_tree = :tree, applied_hash = :hash WHERE id = :id",
+            {"tree": encode_tree(tree), "hash": tree_hash(tree), "id": integration_id},
+        )
+
+
+def record_removed(tx: Tx, integration_id: int, generation: int, at: str) -> bool:
+    """Let go: it leaves lists and metrics; records and history stay. False where Git names it again meanwhile."""
+    return bool(
+        tx.rowcount(
+            "UPDATE integration SET removed_at = :at, applied_tree = NULL, suspended_by = '', suspend_reason = '',"
+            " suspended_until = NULL WHERE id = :id AND generation = :g AND is_desired = 0",
+            at=at,
+            g=generation,
+            id=integration_id,
+        )
+    )
+
+
+def record_failure(tx: Tx, integration_id: int, next_attempt_at: str | None) -> int:
+    """Count a failed reconcile; returns how many there were in a row."""
+    return int(
+        tx.value(
+            "UPDATE integration SET retries = retries + 1, error_count = error_count + 1, next_attempt_at = :next"
+            " WHERE id = :id RETURNING retries",
+            next=next_attempt_at,
+            id=integration_id,
+        )
+        or 0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRecord:
+    """What a probe found; `is_good` counts towards uptime."""
+
+    is_good: bool
+    latency_ms: float | None = None
+    identity: str = ""
+    account: str = ""
+    missing: tuple[str, ...] = ()
+    skew_ms: float | None = None
+    credential_expires_at: str | None = None
+
+
+def count_probe(tx: Tx, integration_id: int, at: str, *, is_good: bool) -> None:
+    """Count towards uptime."""
+    tx.execute(
+        "INSERT INTO uptime (integration_id, day, good, bad) VALUES (:i, :day, :good, :bad)"
+        " ON CONFLICT (integration_id, day) DO UPDATE SET good = uptime.good + excluded.good, bad = uptime.bad + excluded.bad",
+        {"i": integration_id, "day": at[:10], "good": int(is_good), "bad": int(not is_good)},
+    )
+
+
+def record_probe(tx: Tx, integration_id: int, probe: ProbeRecord, at: str, next_at: str) -> None:
+    count_probe(tx, integration_id, at, is_good=probe.is_good)
+    tx.execute(
+        "UPDATE integration SET probe_at = :at, next_probe_at = :next, latency_ms = :latency,"
+        " error_count = CASE WHEN :good = 1 THEN 0 ELSE error_count + 1 END,"
+        " identity = CASE WHEN :good = 1 THEN :identity ELSE identity END,"
+        " account = CASE WHEN :good = 1 THEN :account ELSE account END,"
+        " missing = CASE WHEN :good = 1 THEN :missing ELSE missing END,"
+        " skew_ms = CASE WHEN :good = 1 THEN :skew ELSE skew_ms END,"
+        " credential_expires_at = CASE WHEN :good = 1 THEN :expires ELSE credential_expires_at END WHERE id = :id",
+        {
+            "at": at,
+            "next": next_at,
+            "latency": probe.latency_ms,
+            "good": int(probe.is_good),
+            "identity": probe.identity,
+            "account": probe.account,
+            "missing": json.dumps(probe.missing),
+            "skew": probe.skew_ms,
+            "expires": probe.credential_expires_at,
+            "id": integration_id,
+        },
+    )
+
+
+def record_drift(tx: Tx, integration_id: int, drifted: Sequence[str]) -> None:
+    tx.execute(
+        "UPDATE integration SET drifted = :d WHERE id = :id", {"d": json.dumps(list(drifted)), "id": integration_id}
+    )
+
+
+def uptime(tx: Tx, since_day: str) -> dict[int, tuple[int, int]]:
+    """id -> (good, bad) probes since the day."""
+    rows = tx.all("SELECT integration_id, sum(good), sum(bad) FROM uptime WHERE day >= :d GROUP BY 1", d=since_day)
+    return {i: (good, bad) for i, good, bad in rows}
+
+
+def set_next_sync(tx: Tx, integration_id: int, at: str | None) -> None:
+    tx.execute("UPDATE integration SET next_sync_at = :at WHERE id = :id", {"at": at, "id": integration_id})
+
+
+def suspend(tx: Tx, integration_id: int, by: str, reason: str, until: str | None) -> None:
+    """A person's order, kept until resumed or `until`; `spec.suspend` in Git is apart from it."""
+    tx.execute(
+        "UPDATE integration SET suspended_by = :by, suspend_reason = :r, suspended_until = :u WHERE id = :id",
+        {"by": by, "r": reason, "u": until, "id": integration_id},
+    )
+
+
+def conditions(tx: Tx, integration_id: int) -> dict[ConditionType, Condition]:
+    rows = tx.all(
+        "SELECT type, truth, reason, message, since, generation FROM condition WHERE integration_id = :i",
+        i=integration_id,
+    )
+    return {c.type: c for c in map(_condition, rows)}
+
+
+def every_condition(tx: Tx) -> dict[int, dict[ConditionType, Condition]]:
+    found: dict[int, dict[ConditionType, Condition]] = {}
+    for row in tx.all("SELECT type, truth, reason, message, since, generation, integration_id FROM condition"):
+        condition = _condition(row)
+        found.setdefault(row[6], {})[condition.type] = condition
+    return found
+
+
+def unwell(tx: Tx) -> frozenset[int]:
+    """Those whose manifest was not valid, or was kept from being removed, when it was looked at last."""
+    return frozenset(
+        i for (i,) in tx.all("SELECT integration_id FROM condition WHERE type = 'Valid' AND truth <> 'True'")
+    )
+
+
+def _condition(row: Row) -> Condition:
+    return Condition(ConditionType(row[0]), Truth(row[1]), Reason(row[2]), row[3], from_rfc3339(row[4]), row[5])
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """One condition to state; a truth of None takes it away."""
+
+    type: ConditionType
+    truth: Truth | None
+    reason: Reason = Reason.SUCCEEDED
+    message: str = ""
+
+
+def say(tx: Tx, integration_id: int, generation: int, statements: Iterable[Say], at: str) -> list[Condition]:
+    """State conditions; returns those that changed their truth or reason. `since` moves only with the truth."""
+    before = conditions(tx, integration_id)
+    changed = []
+    for s in statements:
+        old = before.get(s.type)
+        if s.truth is None:
+            if old is not None:
+                tx.execute(
+                    "DELETE FROM condition WHERE integration_id = :i AND type = :t", {"i": integration_id, "t": s.type}
+                )
+                changed.append(Condition(s.type, Truth.UNKNOWN, s.reason, s.message, from_rfc3339(at), generation))
+            continue
+        if old and (old.truth, old.reason, old.message, old.generation) == (s.truth, s.reason, s.message, generation):
+            continue
+        since = rfc3339(old.since) if old and old.truth is s.truth else at
+        tx.execute(
+            "INSERT INTO condition (integration_id, type, truth, reason, message, since, generation)"
+            " VALUES (:i, :t, :truth, :reason, :message, :since, :g) ON CONFLICT (integration_id, type) DO UPDATE SET"
+            " truth = excluded.truth, reason = excluded.reason, message = excluded.message, since = excluded.since,"
+            " generation = excluded.generation",
+            {
+                "i": integration_id,
+                "t": s.type,
+                "truth": s.truth,
+                "reason": s.reason,
+                "message": s.message[:2000],
+                "since": since,
+                "g": generation,
+            },
+        )
+        if old is None or (old.truth, old.reason) != (s.truth, s.reason):
+            changed.append(Condition(s.type, s.truth, s.reason, s.message, from_rfc3339(since), generation))
+    return changed
+
+
+def freshness(tx: Tx) -> dict[int, timedelta]:
+    """id -> freshness objective, of those that have one."""
+    rows = tx.all("SELECT id, freshness_seconds FROM integration WHERE freshness_seconds IS NOT NULL")
+    return {i: timedelta(seconds=s) for i, s in rows}
+
+
+def unsettled(tx: Tx) -> list[tuple[int, str | None]]:
+    """(id, time of the next try) of those whose wish was not applied yet, or whose last reconcile failed."""
+    rows = tx.all(
+        "SELECT id, next_attempt_at FROM integration WHERE removed_at IS NULL"
+        " AND (observed_generation < generation OR next_attempt_at IS NOT NULL)"
+    )
+    return [(i, at) for i, at in rows]
+
+
+def uptime_of(tx: Tx, integration_id: int, since_day: str) -> tuple[int, int]:
+    """(good, bad) probes of one integration since the day."""
+    row = tx.one(
+        "SELECT coalesce(sum(good), 0), coalesce(sum(bad), 0) FROM uptime WHERE integration_id = :i AND day >= :d",
+        i=integration_id,
+        d=since_day,
+    )
+    return (row[0], row[1]) if row else (0, 0)
+
+
+def freshness_of(tx: Tx, integration_id: int) -> timedelta | None:
+    seconds = tx.value("SELECT freshness_seconds FROM integration WHERE id = :i", i=integration_id)
+    return None if seconds is None else timedelta(seconds=seconds)

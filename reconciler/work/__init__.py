@@ -1,0 +1,1 @@
+"""The seam to the job engine: the only room that imports it."""

@@ -1,0 +1,67 @@
+"""What the seam needs from outside: where job rows live, and whom to tell about errors.
+
+The composition root hands both over; this room knows neither the store nor the domain.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from reconciler.model.job import Claim, Job, Outcome, Pulse, QueueName, Window
+
+Kind = Callable[[Job, Claim], Awaitable[Outcome]]
+Kinds = Mapping[str, Kind]
+# What went wrong, the exception, and the job it happened to where there is one.
+Report = Callable[[str, BaseException, Job | None], None]
+
+
+class JobStore(Protocol):
+    """Job rows: the truth about work. Every call is one transaction."""
+
+    async def take_due(self, queue: QueueName, window: Window, ttl: timedelta) -> list[Job]:
+        """Due rows that may start now, at most one a lane, as many as the window of all live processes allows."""
+        ...
+
+    async def ask(self, kind: str, ref: str) -> bool:
+        """Due now and before all others; false where there is no such row."""
+        ...
+
+    async def drop(self, kind: str, ref: str) -> Job | None:
+        """Forget the row; whoever runs it has lost its claim."""
+        ...
+
+    async def give_back(self, taken: Sequence[Job]) -> None:
+        """Taken, but the engine did not get them: due again."""
+        ...
+
+    async def start(self, job_id: int, attempt: int, owner: str, lease: timedelta) -> tuple[Job, Claim] | None:
+        """The claim; none where this start is stale or the lane busy."""
+        ...
+
+    async def finish(self, claim: Claim, again_at: datetime | None, *, failed: bool) -> bool:
+        """Leave the lane and settle the row; false where the claim was lost."""
+        ...
+
+    async def beat(self, owner: str, claims: Sequence[Claim], lease: timedelta) -> Pulse:
+        """We live, and still run exactly these."""
+        ...
+
+    async def dead(self, ttl: timedelta) -> list[str]:
+        """Processes that are gone; what they were running is due again."""
+        ...
+
+    async def forget(self, owner: str) -> None:
+        """No longer count this process."""
+        ...
+
+    async def stranded(self) -> list[Job]:
+        """Rows nobody works on any more, now due again."""
+        ...
+
+    async def waiting(self, age: timedelta) -> list[Job]:
+        """Rows taken longer ago than `age` and not started."""
+        ...
+
+    async def reset(self) -> list[Job]:
+        """All taken rows are due again: only where nobody else can be working."""
+        ...

@@ -1,0 +1,54 @@
+"""What every test may use: the shared reference files, programs that may be missing, canary secrets."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_INSTALL = {
+    "slapd": "apt-get install slapd ldap-utils",
+    "ldapmodify": "apt-get install ldap-utils",
+    "sshd": "apt-get install openssh-server",
+    "ssh-keygen": "apt-get install openssh-client",
+    "promtool": "apt-get install prometheus",
+    "postgres": "apt-get install postgresql",
+    "age": "apt-get install age",
+    "npm": "apt-get install npm",
+    "chromium": "apt-get install chromium",
+}
+_ELSEWHERE = ("/usr/sbin", "/usr/lib/postgresql/15/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/17/bin")
+
+
+def find_program(name: str) -> str | None:
+    """The program's path, also where Debian keeps servers off PATH."""
+    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), *_ELSEWHERE)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for program in marker.args:
+            if find_program(program) is None:
+                _absent(f"{program} is not installed: {_INSTALL.get(program, f'install {program}')}")
+
+
+def _absent(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(f"in CI this may not be skipped: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference files beside the checkout: vendor descriptions and SOPS fixtures. Not part of the repository."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the reference folder ../shared is not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def program() -> object:
+    """Resolve a program's path, e.g. `program("slapd")`."""
+    return find_program

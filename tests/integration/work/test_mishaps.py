@@ -1,0 +1,272 @@
+"""What may go wrong: lost engine rows, dead peers, killed processes, jumping clocks, locked and full databases."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from reconciler.model.clock import from_rfc3339
+from reconciler.model.job import Claim, Job, Outcome
+from reconciler.store import jobs
+from reconciler.store.database import Tx
+from reconciler.store.errors import StoreFullError
+from tests.integration.work.world import World, settings, until
+
+PEER = Path(__file__).with_name("world.py")
+ROOT = Path(__file__).parents[3]
+
+
+@asynccontextmanager
+async def peer(folder: Path, alone: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process on the same state directory; killed with -9 at the latest when the test ends."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = await asyncio.create_subprocess_exec(sys.executable, str(PEER), str(folder), alone, env=environment)
+    try:
+        await until((folder / "ready").exists)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+
+async def kill(process: asyncio.subprocess.Process) -> None:
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+
+
+def overlapping(log: list[str]) -> list[str]:
+    """Lanes in which something started before the one before had ended or was cancelled."""
+    inside: dict[str, str] = {}
+    found = []
+    for what, ref, key in (line.split() for line in log):
+        if what != "start":
+            inside.pop(key, None)
+        elif key in inside:
+            found.append(f"{ref} while {inside[key]}")
+        else:
+            inside[key] = ref
+    return found
+
+
+def forget_engine_rows(folder: Path) -> int:
+    connection = sqlite3.connect(folder / "jobs.db", timeout=30)
+    with connection:
+        gone = connection.execute("DELETE FROM workflow_status").rowcount
+        connection.execute("DELETE FROM operation_outputs")
+    connection.close()
+    return gone
+
+
+async def test_killed_process_resumes_after_restart(world: World) -> None:
+    await world.put(*(f"r{number}" for number in range(20)))
+    async with peer(world.folder, "alone") as process:
+        await until(lambda: len(world.log()) == 20)
+        await kill(process)
+    assert set((await world.states()).values()) == {"running"}
+    await world.put("later")
+    await world.launch()
+    await until(lambda: len(world.ended) == 21)
+    await world.stop()
+    assert len(world.started) == 21
+    assert await world.states() == {}
+
+
+async def test_finished_work_is_not_repeated_after_a_kill(world: World) -> None:
+    (world.folder / "release").touch()
+    await world.put(*(f"r{number}" for number in range(20)))
+    async with peer(world.folder, "alone") as process:
+        await until(lambda: sum(line.startswith("end") for line in world.log()) == 20)
+        await until(lambda: not _states_now(world.folder))
+        await kill(process)
+    await world.put("later")
+    await world.launch()
+    await until(lambda: world.ended == ["later"])
+    await world.stop()
+    assert world.started == ["later"]
+
+
+def _states_now(folder: Path) -> list[tuple[str]]:
+    connection = sqlite3.connect(folder / "reconciler.db", timeout=30)
+    rows: list[tuple[str]] = connection.execute("SELECT state FROM job").fetchall()
+    connection.close()
+    return rows
+
+
+async def test_a_dead_peers_work_is_taken_over(world: World) -> None:
+    world.settings = settings(world.folder, is_alone=False)
+    refs = [f"r{number}" for number in range(12)]
+    await world.put(*refs)
+    async with peer(world.folder, "shared") as process:
+        await until(lambda: len(world.log()) == 12)
+        await world.launch()
+        await kill(process)
+        await until(lambda: len(world.started) == 12)
+    (world.folder / "release").touch()
+    await until(lambda: len(world.ended) == 12)
+    await until(lambda: len(_alive(world.folder)) == 1)
+    await world.stop()
+    assert await world.states() == {}
+
+
+def _alive(folder: Path) -> list[tuple[str]]:
+    connection = sqlite3.connect(folder / "reconciler.db", timeout=30)
+    rows: list[tuple[str]] = connection.execute("SELECT id FROM alive").fetchall()
+    connection.close()
+    return rows
+
+
+async def test_two_processes_share_the_work_and_no_lane_overlaps(world: World) -> None:
+    world.settings = settings(world.folder, is_alone=False)
+    (world.folder / "release").touch()
+    async with peer(world.folder, "shared") as process:
+        await world.launch()
+        for lane in range(8):
+            await world.put(*(f"{lane}.{number}" for number in range(6)), key=f"lane{lane}")
+        await until(lambda: sum(line.startswith("end") for line in world.log()) == 48)
+        (world.folder / "leave").touch()
+        await process.wait()
+    await world.stop()
+    assert overlapping(world.log()) == []
+    assert sum(line.startswith("start") for line in world.log()) == 48
+
+
+async def test_cancel_reaches_a_job_in_another_process(world: World) -> None:
+    world.settings = settings(world.folder, is_alone=False)
+    await world.put("x")
+    async with peer(world.folder, "shared"):
+        await until(lambda: world.log() == ["start x x"])
+        await world.launch()
+        assert await world.work.cancel("sync", "x")
+        await until(lambda: world.log() == ["start x x", "cancel x x"])
+        await world.stop()
+
+
+async def test_engine_rows_deleted_while_jobs_wait_and_run(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.settings = settings(world.folder, is_alone=False)
+    world.body = world.until_released
+    await world.put(*(f"r{number}" for number in range(30)), key="one-lane")
+    await world.put(*(f"s{number}" for number in range(30)))
+    await world.launch()
+    await until(lambda: len(world.started) >= 10)
+    assert forget_engine_rows(world.folder) > 0
+    (world.folder / "release").touch()
+    await until(lambda: len(set(world.ended)) == 60)
+    await world.stop()
+    assert await world.states() == {}
+    assert overlapping(world.log()) == []
+    assert [record.getMessage() for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
+
+
+async def test_rows_taken_but_never_handed_over_run_all_the_same(world: World) -> None:
+    """A crash between our commit and the engine's."""
+    world.settings = settings(world.folder, is_alone=False)
+    await world.put("x")
+    await world.db.write(lambda tx: jobs.take_due(tx, tx.now(), 1, "work"))
+    await world.launch()
+    await until(lambda: world.ended == ["x"])
+    await world.stop()
+
+
+async def test_the_watchdog_frees_a_row_whose_owner_is_unknown(world: World) -> None:
+    world.settings = settings(world.folder, is_alone=False)
+    await world.put("x", age=7200)
+    await world.db.write(_left_running_an_hour_ago)
+    assert await world.states() == {"x": "running"}
+    await world.launch()
+    await until(lambda: world.ended == ["x"])
+    await world.stop()
+
+
+def _left_running_an_hour_ago(tx: Tx) -> None:
+    past = tx.now() - timedelta(hours=1)
+    [job] = jobs.take_due(tx, past, 1, "work")
+    assert jobs.start(tx, job.id, job.attempt, "ghost", past, timedelta(seconds=15))
+
+
+async def test_a_jumping_clock_starts_nothing_twice(world: World) -> None:
+    world.body = world.until_released
+    await world.put("x")
+    await world.launch()
+    await until(lambda: world.started == ["x"])
+    for hours in (5, -5):
+        world.clock.jump = timedelta(hours=hours)
+        await until(lambda: _has_beaten_with(world))
+    assert await world.states() == {"x": "running"}
+    (world.folder / "release").touch()
+    await until(lambda: world.ended == ["x"])
+    await world.stop()
+    assert world.started == ["x"]
+    assert await world.states() == {}
+
+
+def _seen(folder: Path) -> str:
+    connection = sqlite3.connect(folder / "reconciler.db", timeout=30)
+    seen: str = connection.execute("SELECT seen_at FROM alive").fetchone()[0]
+    connection.close()
+    return seen
+
+
+def _has_beaten_with(world: World) -> bool:
+    """Our own beat has been written with the new time."""
+    return abs(from_rfc3339(_seen(world.folder)) - world.clock.now()) < timedelta(minutes=1)
+
+
+async def test_a_job_that_lost_its_claim_is_stopped(world: World) -> None:
+    world.body = world.until_released
+    await world.put("x")
+    await world.launch()
+    await until(lambda: world.started == ["x"])
+    await world.db.write(jobs.reset)
+    await until(lambda: world.cancelled == ["x"])
+    await until(lambda: world.started == ["x", "x"])
+    (world.folder / "release").touch()
+    await until(lambda: world.ended == ["x"])
+    await world.stop()
+    assert overlapping(world.log()) == []
+
+
+async def test_a_database_locked_by_another_process_only_delays(world: World) -> None:
+    world.db.close()
+    await world.open(busy_timeout=timedelta(seconds=0.1))
+    await world.launch()
+    blocker = sqlite3.connect(world.folder / "reconciler.db", isolation_level=None)
+    world.body = _locking(blocker)
+    await world.put("x", "y")
+    await until(lambda: any("locked by another process" in str(error) for _, error, _ in world.reports))
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    await until(lambda: sorted(world.ended) == ["x", "y"])
+    await world.stop()
+    assert await world.states() == {}
+
+
+def _locking(blocker: sqlite3.Connection) -> Callable[[Job, Claim], Awaitable[Outcome]]:
+    async def body(job: Job, claim: Claim) -> Outcome:
+        if job.ref == "x":
+            blocker.execute("BEGIN IMMEDIATE")
+        return Outcome()
+
+    return body
+
+
+async def test_a_full_disk_only_delays(world: World) -> None:
+    await world.launch()
+    pages = await world.db.write(lambda tx: tx.value("PRAGMA page_count"))
+    await world.put("x")
+    await until(lambda: world.ended == ["x"])
+    await world.db.write(lambda tx: tx.value(f"PRAGMA max_page_count={pages}"))
+    crowd = [f"{'long' * 2000}{number}" for number in range(6)]
+    with pytest.raises(StoreFullError, match="free space"):
+        await world.put(*crowd)
+    await world.db.write(lambda tx: tx.value("PRAGMA max_page_count=1000000"))
+    await world.put("after")
+    await until(lambda: world.ended == ["x", "after"])
+    await world.stop()

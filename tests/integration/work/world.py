@@ -1,0 +1,136 @@
+"""A store and the seam on real files, with numbers short enough for tests. Run as a program it is a peer process."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from reconciler.model.clock import SystemClock
+from reconciler.model.job import Claim, Job, Outcome, Window
+from reconciler.store import jobs
+from reconciler.store.database import Database, Tx
+from reconciler.store.job_store import StoredJobs
+from reconciler.store.migrations import migrate
+from reconciler.work.engine import Work
+from reconciler.work.settings import WorkSettings
+
+PATIENCE = 20.0
+
+
+class MovableClock(SystemClock):
+    """The real time, plus a jump."""
+
+    def __init__(self) -> None:
+        self.jump = timedelta(0)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.jump
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Bounded wait for a condition, polled: the condition, not the time, decides."""
+    async with asyncio.timeout(PATIENCE):
+        while not is_so():  # noqa: ASYNC110 conditions live in files and other processes too
+            await asyncio.sleep(0.005)
+
+
+class World:
+    """One process: what ran is in `started`, `ended` and, for all processes, in the file `log`."""
+
+    def __init__(self, folder: Path, *, is_alone: bool = True) -> None:
+        self.folder = folder
+        self.clock = MovableClock()
+        self.settings = settings(folder, is_alone=is_alone)
+        self.started: list[str] = []
+        self.ended: list[str] = []
+        self.cancelled: list[str] = []
+        self.reports: list[tuple[str, BaseException, Job | None]] = []
+        self.body: Callable[[Job, Claim], Awaitable[Outcome]] = self.at_once
+
+    async def open(self, busy_timeout: timedelta = timedelta(seconds=30)) -> None:
+        self.db = Database.open_sqlite(self.folder / "reconciler.db", self.clock, busy_timeout)
+        await migrate(self.db)
+
+    async def launch(self) -> None:
+        kinds = dict.fromkeys(("reconcile", "sync", "deliver"), self._run)
+        self.work = Work(StoredJobs(self.db), kinds, self.settings, self.clock, self._report, lambda: 0.0)
+        await self.work.launch()
+
+    async def stop(self, patience: timedelta = timedelta(seconds=5)) -> None:
+        await self.work.stop(patience)
+
+    async def put(self, *refs: str, key: str = "", kind: str = "sync", age: float = 0) -> None:
+        due_at = self.clock.now() - timedelta(seconds=age)
+
+        def all_of_them(tx: Tx) -> None:
+            for number, ref in enumerate(refs):
+                jobs.put(tx, kind, ref, key or ref, 10, due_at + timedelta(microseconds=number))
+
+        await self.db.write(all_of_them)
+
+    async def states(self) -> dict[str, str]:
+        rows = await self.db.read(lambda tx: tx.all("SELECT ref, state FROM job"))
+        return {row["ref"]: row["state"] for row in rows}
+
+    async def at_once(self, job: Job, claim: Claim) -> Outcome:
+        return Outcome()
+
+    async def until_released(self, job: Job, claim: Claim) -> Outcome:
+        await until((self.folder / "release").exists)
+        return Outcome()
+
+    async def _run(self, job: Job, claim: Claim) -> Outcome:
+        self._note("start", job)
+        self.started.append(job.ref)
+        try:
+            outcome = await self.body(job, claim)
+        except asyncio.CancelledError:
+            self._note("cancel", job)
+            self.cancelled.append(job.ref)
+            raise
+        self._note("end", job)
+        self.ended.append(job.ref)
+        return outcome
+
+    def _note(self, what: str, job: Job) -> None:
+        with (self.folder / "log").open("a") as log:
+            log.write(f"{what} {job.ref} {job.key}\n")
+
+    def _report(self, what: str, error: BaseException, job: Job | None) -> None:
+        self.reports.append((what, error, job))
+
+    def log(self) -> list[str]:
+        path = self.folder / "log"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+def settings(folder: Path, *, is_alone: bool) -> WorkSettings:
+    return WorkSettings(
+        engine_url=f"sqlite:///{folder / 'jobs.db'}",
+        is_alone=is_alone,
+        window=Window(least=1),
+        share_above=2,
+        busy_poll=timedelta(seconds=0.02),
+        idle_poll=timedelta(seconds=0.05),
+        idle_engine_poll=timedelta(seconds=0.05),
+        beat=timedelta(seconds=0.1),
+        dead_after=timedelta(seconds=1),
+        missing_after=timedelta(seconds=0.3),
+        retry_first=timedelta(seconds=0.01),
+    )
+
+
+async def _peer(folder: Path, *, is_alone: bool) -> None:
+    world = World(folder, is_alone=is_alone)
+    await world.open()
+    world.body = world.until_released
+    await world.launch()
+    (folder / "ready").touch()
+    await until((folder / "leave").exists)
+    await world.stop()
+    world.db.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_peer(Path(sys.argv[1]), is_alone=sys.argv[2] == "alone"))
