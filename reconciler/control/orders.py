@@ -1,0 +1,214 @@
+"""What operators ask for over the store: sync, cancel, reconcile, suspend, approve, retry or cancel a delivery.
+
+The command line writes a request row; the daemon does it here and answers in the row. The same functions serve a
+command that finds no daemon running.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from reconciler.control.schedule import make_run
+from reconciler.model.clock import Clock, from_rfc3339, rfc3339
+from reconciler.model.condition import ConditionType, Reason
+from reconciler.model.event import DeliveryStatus
+from reconciler.model.record import Scope
+from reconciler.store import deliveries, integrations, jobs, journal, runs
+from reconciler.store.database import Database, Tx
+from reconciler.store.errors import StoreError
+from reconciler.store.integrations import Say
+from reconciler.store.journal import OperatorRequest
+from reconciler.store.runs import NewRun
+
+ASKED_PRIO = 20
+_RETRYABLE = (DeliveryStatus.DEAD, DeliveryStatus.UNKNOWN, DeliveryStatus.CANCELLED, DeliveryStatus.DELIVERED)
+
+
+class OrderError(Exception):
+    """The order cannot be carried out; the message says why and what to do instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Work that a person waits for: it is started at once. `cancelled` runs are stopped."""
+
+    kind: str
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What an order came to: the answer for the person, and what the daemon has to start or stop now."""
+
+    result: Mapping[str, Any]
+    start: tuple[Asked, ...] = ()
+    stop: tuple[Asked, ...] = ()
+    is_replan: bool = False
+
+
+def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    """Do what was asked; raises OrderError."""
+    known: Mapping[str, Callable[[Tx, OperatorRequest, datetime], Carried]] = {
+        "sync": _sync,
+        "cancel-sync": _cancel_sync,
+        "reconcile": _reconcile,
+        "suspend": _suspend,
+        "resume": _resume,
+        "approve": _approve,
+        "retry-delivery": _retry_delivery,
+        "cancel-delivery": _cancel_delivery,
+    }
+    if order.kind not in known:
+        raise OrderError(
+            f"this daemon does not know the order {order.kind}; is the command line newer than the daemon?"
+        )
+    return known[order.kind](tx, order, now)
+
+
+def _integration(tx: Tx, order: OperatorRequest) -> integrations.IntegrationRow:
+    row = integrations.get(tx, order.integration_id) if order.integration_id is not None else None
+    if row is None or row.removed_at is not None:
+        raise OrderError("no such integration")
+    return row
+
+
+def _sync(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    row = _integration(tx, order)
+    if not row.is_connected or row.is_suspended:
+        raise OrderError(f"{row.ref} is not connected; see: reconciler status {row.ref}")
+    p = order.params
+    since = p.get("since")
+    new = NewRun(
+        row.id,
+        Scope(p.get("scope", "incremental")),
+        "person",
+        p.get("entities"),
+        rfc3339(from_rfc3339(since)) if since else None,
+        bool(p.get("allow_deletes")),
+    )
+    public_id = make_run(tx, new, ASKED_PRIO, now)
+    run = runs.find(tx, public_id)
+    return Carried({"run": public_id}, start=(Asked("sync", str(run.id)),) if run else ())
+
+
+def _cancel_sync(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    run = runs.find(tx, str(order.params.get("run", "")))
+    if run is None:
+        raise OrderError("no such run")
+    if not runs.cancel(tx, run.id, Reason.CANCELLED, rfc3339(now)):
+        raise OrderError(f"{run.public_id} is done already")
+    return Carried({"run": run.public_id}, stop=(Asked("sync", str(run.id)),))
+
+
+def _reconcile(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    if order.integration_id is None:
+        return Carried({"all": True}, is_replan=True)
+    row = _integration(tx, order)
+    key = str(row.id)
+    jobs.put(tx, kind="reconcile", ref=key, key=key, prio=ASKED_PRIO, due_at=now)
+    return Carried({"integration": str(row.ref)}, start=(Asked("reconcile", key),))
+
+
+def _suspend(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    row = _integration(tx, order)
+    until = order.params.get("until")
+    if until and from_rfc3339(until) <= now:
+        raise OrderError(f"{until} is in the past")
+    integrations.suspend(tx, row.id, order.requested_by or "operator", str(order.params.get("reason", "")), until)
+    stopped = runs.open_runs(tx, row.id)
+    for run in stopped:
+        runs.cancel(tx, run.id, Reason.SUSPENDED, rfc3339(now))
+    return replace(_reconcile(tx, order, now), stop=tuple(Asked("sync", str(run.id)) for run in stopped))
+
+
+def _resume(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    row = _integration(tx, order)
+    if row.suspended_by == "git":
+        raise OrderError(f"{row.ref} is suspended by its manifest; set spec.suspend to false in Git")
+    integrations.suspend(tx, row.id, "", "", None)
+    return _reconcile(tx, order, now)
+
+
+def _approve(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    digest = str(order.params.get("digest", ""))
+    journal.approve(tx, digest, order.requested_by, rfc3339(now))
+    return Carried({"digest": digest}, is_replan=True)
+
+
+def _delivery(tx: Tx, order: OperatorRequest) -> deliveries.Delivery:
+    found = deliveries.find(tx, str(order.params.get("delivery", "")))
+    if found is None:
+        raise OrderError("no such delivery; list them: reconciler deliveries")
+    return found
+
+
+def _retry_delivery(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    delivery = _delivery(tx, order)
+    if delivery.status is DeliveryStatus.FAILED:
+        key = str(delivery.integration_id)
+        jobs.put(tx, kind="deliver", ref=str(delivery.id), key=key, prio=ASKED_PRIO, due_at=now)
+        return Carried({"delivery": delivery.public_id}, start=(Asked("deliver", str(delivery.id)),))
+    if delivery.status not in _RETRYABLE:
+        raise OrderError(f"{delivery.public_id} is {delivery.status}; only an ended delivery can be sent again")
+    if not delivery.fields and delivery.error:
+        raise OrderError(f"{delivery.public_id} could not be rendered: {delivery.error}; mend the template first")
+    target = integrations.get(tx, delivery.integration_id)
+    if target is None or target.removed_at is not None:
+        raise OrderError(f"{delivery.public_id} was for an integration that is gone")
+    new_id = deliveries.retry(tx, delivery, rfc3339(now))
+    jobs.put(tx, kind="deliver", ref=str(new_id), key=str(delivery.integration_id), prio=ASKED_PRIO, due_at=now)
+    made = deliveries.get(tx, new_id)
+    public = made.public_id if made else ""
+    return Carried({"delivery": public, "retry_of": delivery.public_id}, start=(Asked("deliver", str(new_id)),))
+
+
+def _cancel_delivery(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    delivery = _delivery(tx, order)
+    if not deliveries.cancel(tx, delivery.id, Reason.CANCELLED, rfc3339(now)):
+        raise OrderError(f"{delivery.public_id} is {delivery.status}; only a pending or failed one can be cancelled")
+    jobs.drop(tx, kind="deliver", ref=str(delivery.id))
+    _state_delivering(tx, delivery.integration_id, rfc3339(now))
+    return Carried({"delivery": delivery.public_id})
+
+
+def _state_delivering(tx: Tx, integration_id: int, at: str) -> None:
+    """Nothing is to be tried again any more: what was said of it goes, until the next delivery tells."""
+    row = integrations.get(tx, integration_id)
+    said = integrations.conditions(tx, integration_id).get(ConditionType.DELIVERING)
+    is_over = (
+        said is not None and said.reason is Reason.DELIVERY_FAILING and not deliveries.failing(tx, integration_id)[0]
+    )
+    if row is not None and is_over:
+        integrations.say(tx, integration_id, row.generation, [Say(ConditionType.DELIVERING, None)], at)
+
+
+class Orders:
+    """`tick` carries out every open request, each in a transaction of its own with its answer."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def tick(self) -> list[Carried]:
+        open_orders = await self._database.read(journal.open_requests)
+        return [await self._carry_out(order) for order in open_orders]
+
+    async def _carry_out(self, order: OperatorRequest) -> Carried:
+        now = self._clock.now()
+
+        def do(tx: Tx) -> Carried:
+            carried = carry_out(tx, order, now)
+            journal.answer(tx, order.id, {"ok": True, **carried.result}, rfc3339(now))
+            return carried
+
+        try:
+            return await self._database.write(do)
+        except StoreError:
+            raise
+        except (OrderError, ValueError) as error:
+            refusal = {"ok": False, "error": str(error)}
+        except Exception as error:  # noqa: BLE001 - one order that cannot be read must not keep all others waiting
+            refusal = {"ok": False, "error": f"the order {order.kind} cannot be understood: {type(error).__name__}"}
+        await self._database.write(lambda tx: journal.answer(tx, order.id, refusal, rfc3339(now)))
+        return Carried(refusal)

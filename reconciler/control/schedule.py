@@ -1,0 +1,141 @@
+"""When the next sync is due, and the ticks that make runs of what is due. Times in UTC from the clock handed in."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from random import Random
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
+
+from reconciler.control.book import Book
+from reconciler.model.clock import Clock, from_rfc3339, rfc3339
+from reconciler.model.condition import ConditionType, Reason, Truth
+from reconciler.model.duration import render_duration
+from reconciler.model.manifest import Integration, Sync
+from reconciler.model.record import Scope
+from reconciler.store import agenda, integrations, jobs, runs
+from reconciler.store.agenda import Ageing
+from reconciler.store.database import Database, Tx
+from reconciler.store.integrations import Say
+from reconciler.store.runs import NewRun
+
+SYNC_PRIO = 50
+BATCH = 200
+MOST_JITTER = timedelta(seconds=30)
+MOST_SHARE = 0.9
+UNKNOWN_PAUSE = timedelta(minutes=1)
+_LATENESS = (Reason.LATE, Reason.STALE)
+
+
+def next_due(sync: Sync, after: datetime, random: Random) -> datetime | None:
+    """The next start behind `after`, with jitter; None where only a person starts syncs.
+
+    Cron is read in the manifest's zone: a local time that does not exist on a day of clock change moves on, one that
+    exists twice runs once.
+    """
+    if sync.schedule is not None:
+        local = after.astimezone(ZoneInfo(sync.time_zone))
+        ticks = CronSim(sync.schedule, local)
+        first, second = next(ticks), next(ticks)
+        return first.astimezone(UTC) + _jitter(sync, second.astimezone(UTC) - first.astimezone(UTC), random)
+    if sync.every is not None:
+        return after + sync.every - _jitter(sync, sync.every, random)
+    return None
+
+
+def _jitter(sync: Sync, interval: timedelta, random: Random) -> timedelta:
+    """Less than an interval whatever was asked for: a tick is spread, never skipped and never due at once again."""
+    most = sync.jitter if sync.jitter is not None else min(interval / 10, MOST_JITTER)
+    return min(most, interval * MOST_SHARE) * random.random()
+
+
+def reads(manifest: Integration) -> bool:
+    """Whether the integration syncs at all."""
+    return manifest.spec.sync_direction != "outbound" and manifest.spec.enabled and not manifest.spec.suspend
+
+
+def make_run(tx: Tx, new: NewRun, prio: int, now: datetime) -> str:
+    """A due run and its job; returns the run's public id.
+
+    A scheduled one joins a run that is still open: missed ticks coalesce, and a pause that the remote asked for holds.
+    """
+    waiting = runs.open_run(tx, new.integration_id) if new.cause == "schedule" else None
+    if waiting is not None:
+        return waiting.public_id
+    run = runs.create(tx, new, rfc3339(now))
+    jobs.put(tx, kind="sync", ref=str(run.id), key=str(new.integration_id), prio=prio, due_at=now)
+    return run.public_id
+
+
+class Scheduler:
+    """`tick` makes runs of what is due and states what has become late; call it about once a second."""
+
+    def __init__(self, database: Database, book: Book, clock: Clock, random: Random, due: Callable[[], None]) -> None:
+        self._database = database
+        self._book = book
+        self._clock = clock
+        self._random = random
+        self._due = due
+
+    async def tick(self) -> int:
+        """How many were due. Missed ticks coalesce: the next due time is counted from now. Waits for desired state."""
+        if self._book.state is None:
+            return 0
+        total = 0
+        while True:
+            now = self._clock.now()
+            made = await self._database.read(partial(agenda.due_syncs, now=rfc3339(now), limit=BATCH))
+            if not made:
+                return total
+            await self._database.write(partial(self._make, ids=[i for i, _ in made], now=now))
+            total += len(made)
+            self._due()
+
+    def _make(self, tx: Tx, ids: list[int], now: datetime) -> None:
+        for integration_id in ids:
+            row = integrations.get(tx, integration_id)
+            desired = self._book.get(row.ref) if row else None
+            if row is None or desired is None:
+                # its file is broken since before this process began: looked at again, never forgotten
+                integrations.set_next_sync(tx, integration_id, rfc3339(now + UNKNOWN_PAUSE))
+                continue
+            sync = desired.manifest.spec.sync
+            make_run(tx, NewRun(integration_id, Scope(sync.scope), "schedule"), SYNC_PRIO, now)
+            following = next_due(sync, now, self._random)
+            integrations.set_next_sync(tx, integration_id, rfc3339(following) if following else None)
+
+    async def state_freshness(self) -> None:
+        """`Fresh` turns false when the last success is older than the objective, though no run failed, and back."""
+        now = self._clock.now()
+        found = [(a, self._freshness(a, now)) for a in await self._database.read(agenda.ageing)]
+        changed = [(a, say) for a, say in found if say is not None]
+        if changed:
+            at = rfc3339(now)
+            await self._database.write(
+                lambda tx: [integrations.say(tx, a.id, a.generation, [say], at) for a, say in changed]
+            )
+
+    def _freshness(self, found: Ageing, now: datetime) -> Say | None:
+        """None where what `Fresh` says may stand: also that the last run failed, which says more than late."""
+        desired = self._book.get(found.ref)
+        if desired is None or not reads(desired.manifest) or not found.since:
+            return None
+        age = now - from_rfc3339(found.since)
+        if found.objective is None or age <= found.objective:
+            return _fresh_again(found)
+        if found.truth is Truth.FALSE and found.reason not in _LATENESS:
+            return None
+        reason = Reason.STALE if age > 2 * found.objective else Reason.LATE
+        if reason is found.reason:
+            return None
+        message = f"no successful sync for longer than {render_duration(found.objective)}"
+        return Say(ConditionType.FRESH, Truth.FALSE, reason, message)
+
+
+def _fresh_again(found: Ageing) -> Say | None:
+    if found.reason not in _LATENESS:
+        return None
+    if found.last_result != "success":
+        return Say(ConditionType.FRESH, None)
+    return Say(ConditionType.FRESH, Truth.TRUE, Reason.SUCCEEDED, "the last sync succeeded")

@@ -1,0 +1,1 @@
+"""Record versions -> events -> deliveries."""

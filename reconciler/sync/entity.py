@@ -1,0 +1,218 @@
+"""One entity of one run: pages are fetched, filtered, committed with their position, and the watermark kept honest.
+
+The next page is fetched while the last one is committed; at most two are in memory. A page's records, the position to
+resume from and the run's counts are one transaction, so a killed process loses nothing and repeats at most one page.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from reconciler.model.clock import Clock, from_rfc3339, rfc3339
+from reconciler.model.condition import Reason
+from reconciler.model.record import LogLevel, Page, ReadRequest, Scope
+from reconciler.sdk.contract import Deletes, Entity
+from reconciler.sdk.errors import RejectedError, TransientError
+from reconciler.sdk.live import Journal, Live
+from reconciler.store import dataset, jobs, runs
+from reconciler.store.database import Database, Tx
+from reconciler.store.dataset import PageCommit
+from reconciler.store.runs import EntityProgress, Run
+from reconciler.sync.fields import field_filter
+from reconciler.sync.guards import PageGuard
+
+PAGE_DEADLINE = timedelta(minutes=5)
+SWEEP_SHARE = 0.2
+SWEEP_LEAST = 10
+
+
+class SweepRefusedError(Exception):
+    """A complete full read misses so many records that a person has to allow their deletion."""
+
+
+class LaneWantedError(Exception):
+    """A reconcile of the same integration waits: it goes first, at the next page, and the run goes on after it."""
+
+
+class SameSince(Mapping[str, str]):
+    """One lower bound for every partition: what a person gave with `--since`."""
+
+    def __init__(self, since: str) -> None:
+        self._since = since
+
+    def __getitem__(self, key: str) -> str:
+        return self._since
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Everything that stays the same while one entity is read."""
+
+    database: Database
+    clock: Clock
+    journal: Journal
+    live: Live
+    run: Run
+    entity: Entity
+    skew: timedelta = timedelta()
+    page_deadline: timedelta = PAGE_DEADLINE
+
+    @property
+    def reads_everything(self) -> bool:
+        return self.run.scope is Scope.FULL or self.entity.cursor is None
+
+    @property
+    def is_sweeping(self) -> bool:
+        return self.reads_everything and self.entity.deletes is Deletes.FULL_RUN and self.run.since is None
+
+
+def request_of(reading: Reading, progress: EntityProgress) -> ReadRequest:
+    """What the connector is asked for; a full read knows no watermark and no validator."""
+    run = reading.run
+    is_full = run.scope is Scope.FULL
+    since: Mapping[str, str] = {} if is_full else progress.stored
+    if run.since is not None and not is_full:
+        since = SameSince(run.since)
+    if run.scope is Scope.DELTA and not reading.entity.has_delta:
+        raise RejectedError(
+            f"{reading.live.connector.type} has no change feed for {reading.entity.name}; use --scope incremental or full"
+        )
+    return ReadRequest(
+        scope=run.scope,
+        started_at=run.started_at or run.requested_at,
+        since=since,
+        resume=progress.position,
+        page_size=reading.live.manifest.spec.sync.page_size,
+        # what sweeps has to see every record: "not modified" would look like "all gone"
+        validators={} if is_full or run.since is not None or reading.is_sweeping else progress.validators,
+    )
+
+
+async def read_entity(reading: Reading, progress: EntityProgress) -> EntityProgress:
+    """Read from where `progress` stands to the remote's own end; returns the progress then.
+
+    Raises what the connector raises, FencedError when the run may not go on, LaneWantedError, SweepRefusedError. The
+    progress made until then is stored: a further call with fresh progress goes on.
+    """
+    guard, apply = PageGuard(), field_filter(reading.live.manifest.spec.sync.fields, reading.entity)
+    pages = reading.live.connector.read(reading.entity, request_of(reading, progress))
+    seen = dict(progress.seen)
+    number = progress.pages
+    following = _fetch(reading, pages)
+    try:
+        while (page := await following) is not None:
+            guard.check(page)
+            following = _fetch(reading, pages)
+            _raise_watermark(reading, seen, page)
+            number += 1
+            is_wanted = await _commit(reading, progress, apply(page) if apply else page, seen, number)
+            if is_wanted:
+                raise LaneWantedError
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await _close(pages)
+    await _complete(reading, progress, seen, number)
+    return replace(progress, seen=seen, pages=number, state="complete")
+
+
+def _fetch(reading: Reading, pages: AsyncIterator[Page]) -> "asyncio.Task[Page | None]":
+    async def one() -> Page | None:
+        try:
+            async with asyncio.timeout(reading.page_deadline.total_seconds()):
+                return await anext(pages, None)
+        except TimeoutError:
+            raise TransientError(
+                f"no page within {reading.page_deadline.total_seconds():.0f} s", reason=Reason.TIMED_OUT
+            ) from None
+
+    return asyncio.create_task(one())
+
+
+async def _close(pages: AsyncIterator[Page]) -> None:
+    close = getattr(pages, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def _raise_watermark(reading: Reading, seen: dict[str, str], page: Page) -> None:
+    """Never beyond the remote's own clock at the start: a record dated in the future must not hide later ones."""
+    if page.watermark is None:
+        return
+    try:
+        limit = rfc3339(from_rfc3339(reading.run.started_at or reading.run.requested_at) + reading.skew)
+        bounded = min(rfc3339(from_rfc3339(page.watermark)), limit)
+    except ValueError:
+        bounded = page.watermark
+    seen[page.partition] = max(seen.get(page.partition, ""), bounded)
+
+
+async def _commit(reading: Reading, progress: EntityProgress, page: Page, seen: Mapping[str, str], number: int) -> bool:
+    """Whether somebody waits for our lane, and we could go on from here later."""
+    commit = _page_commit(reading, progress, number)
+    key, now = str(reading.live.integration_id), reading.clock.now()
+
+    def store(tx: Tx) -> bool:
+        dataset.commit_page(tx, commit, page)
+        runs.advance_entity(tx, reading.run, progress, page, seen, reading.entity.ordered)
+        return page.position is not None and jobs.is_due(tx, "reconcile", key, now)
+
+    is_wanted = await reading.database.write(store)
+    for reject in page.rejects:
+        reading.journal(
+            reading.live.integration_id,
+            LogLevel.WARN,
+            "record rejected",
+            entity=reading.entity.name,
+            key=reject.key,
+            violations=list(reject.violations),
+            field=reject.field,
+            expected_type=reject.expected_type,
+            received_type=reject.received_type,
+        )
+    return is_wanted
+
+
+def _page_commit(reading: Reading, progress: EntityProgress, number: int) -> PageCommit:
+    return PageCommit(
+        run_id=reading.run.id,
+        fence=reading.run.fence,
+        integration_id=reading.live.integration_id,
+        entity_id=progress.entity_id,
+        page_number=number,
+        is_full=reading.is_sweeping,
+        is_silent=progress.is_silent,
+        at=rfc3339(reading.clock.now()),
+    )
+
+
+async def _complete(reading: Reading, progress: EntityProgress, seen: Mapping[str, str], number: int) -> None:
+    commit = _page_commit(reading, progress, number + 1)
+
+    def close(tx: Tx) -> None:
+        if reading.is_sweeping and not progress.is_first:
+            _sweep(tx, reading, commit)
+        dataset.fence(tx, commit.run_id, commit.fence)
+        runs.complete_entity(tx, reading.run, progress, seen, commit.at)
+
+    await reading.database.write(close)
+
+
+def _sweep(tx: Tx, reading: Reading, commit: PageCommit) -> None:
+    found = dataset.unseen(tx, commit.run_id, commit.entity_id)
+    allowed = max(SWEEP_LEAST, int(found.known * SWEEP_SHARE))
+    if found.gone > allowed and not reading.run.allow_deletes:
+        raise SweepRefusedError(
+            f"{found.gone} of {found.known} {reading.entity.name} are gone at the remote, more than the {allowed} that one "
+            "run may delete; if this is right: reconciler sync NAME --scope full --allow-deletes"
+        )
+    if found.gone:
+        dataset.sweep(tx, commit)
