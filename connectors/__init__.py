@@ -1,0 +1,1 @@
+"""Connectors, one module per remote system; the registry loads `connectors.<type>` when a manifest names it."""

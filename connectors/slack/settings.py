@@ -1,0 +1,88 @@
+"""What a manifest says to the Slack connector: config, credentials and the fields of its channels."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from reconciler.model.secret import Secret
+from reconciler.sdk.contract import AuthSettings, Settings
+
+ChannelId = Annotated[str, Field(pattern=r"^[CG][A-Z0-9]{2,}$", description="Id (C... or G...), not the name.")]
+Target = Annotated[str, Field(pattern=r"^[CGDUW][A-Z0-9]{2,}$", description="Id of a channel, or of a user.")]
+Mention = Annotated[str, Field(pattern=r"^(here|channel|everyone|[UWS][A-Z0-9]{2,})$")]
+Stamp = Annotated[str, Field(pattern=r"^\d+\.\d{6}$", description="`ts` of a message.")]
+
+
+class Config(Settings):
+    base_url: str = Field("https://slack.com/api", pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?$")
+    default_channel: Target | None = Field(None, description="Where messages go that name no channel.")
+    channels: tuple[ChannelId, ...] = Field((), description="Channels whose messages and members are read.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_slash(cls, url: str) -> str:
+        return url.rstrip("/")
+
+
+class BotToken(AuthSettings):
+    """The token of an installed app, `xoxb-...`."""
+
+    aliases: ClassVar = ("token", "api_token", "bearer")
+    type: Literal["bot_token"] = "bot_token"
+    token: Secret
+    signing_secret: Secret | None = Field(None, description="Verifies what Slack sends to us.")
+
+
+class RotatingToken(AuthSettings):
+    """An app with token rotation: `refresh_token` is the seed, its successors are kept by the daemon."""
+
+    type: Literal["rotating_token"] = "rotating_token"
+    client_id: str
+    client_secret: Secret
+    refresh_token: Secret
+    signing_secret: Secret | None = None
+
+
+class IncomingWebhook(AuthSettings):
+    """A URL that posts into one channel; the URL is the credential. Nothing can be read with it."""
+
+    type: Literal["incoming_webhook"] = "incoming_webhook"
+    url: Secret
+
+
+class Content(Settings):
+    """Text and blocks are escaped, so that a value cannot mention or link: `*bold*` works, `<!channel>` does not.
+
+    `mentions` is how to mention; `markup: true` sends `<...>` as written, then escape values in the template.
+    """
+
+    text: str = Field("", max_length=40_000)
+    blocks: tuple[dict[str, Any], ...] = Field((), max_length=50)
+    mentions: tuple[Mention, ...] = Field((), description="User ids, group ids (S...), here, channel, everyone.")
+    markup: bool = False
+
+
+class PostMessage(Content):
+    channel: Target | None = Field(None, description="Default: `config.default_channel`.")
+    thread_ts: Stamp | None = None
+    reply_broadcast: bool | None = None
+    unfurl_links: bool | None = None
+
+
+class DirectMessage(Content):
+    email: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
+
+
+class UpdateMessage(Content):
+    channel: Target
+    ts: Stamp
+
+
+class ScheduleMessage(Content):
+    channel: Target | None = None
+    post_at: int = Field(description="Seconds since 1970, at most 120 days ahead.")
+
+
+class Ephemeral(Content):
+    channel: Target | None = None
+    user: Annotated[str, Field(pattern=r"^[UW][A-Z0-9]{2,}$")]
