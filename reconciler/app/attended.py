@@ -1,0 +1,60 @@
+"""A source whose every look is noted, so that `status` says when Git was last asked and a command can wait for it.
+
+Wraps a `Source` for the daemon; `poll` alone tells what is new, and nothing when nothing is.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from reconciler.desired.snapshot import Snapshot
+from reconciler.desired.source import Source, SourceState
+from reconciler.desired.source_error import SourceError
+from reconciler.desired.source_settings import SourceSettings
+from reconciler.model.clock import Clock
+from reconciler.serve.metrics import Metrics
+
+
+class Attended:
+    """Implements `Source`. `note` is called after each fetch that failed or brought nothing new.
+
+    What is new is noted by whoever takes it over, when that is done: until then it is not what counts.
+    """
+
+    def __init__(
+        self, source: Source, note: Callable[[Source], Awaitable[None]], metrics: Metrics, clock: Clock
+    ) -> None:
+        self._source = source
+        self._note = note
+        self._metrics = metrics
+        self._clock = clock
+
+    @property
+    def settings(self) -> SourceSettings:
+        return self._source.settings
+
+    @property
+    def state(self) -> SourceState:
+        return self._source.state
+
+    @property
+    def last_good(self) -> Snapshot | None:
+        return self._source.last_good
+
+    async def restore(self) -> Snapshot | None:
+        return await self._source.restore()
+
+    async def fetch(self) -> Snapshot:
+        before, started, result = self._source.last_good, self._clock.monotonic(), "success"
+        try:
+            found = await self._source.fetch()
+        except SourceError as error:
+            result = str(error.reason)
+            await self._note(self._source)
+            raise
+        finally:
+            self._metrics.observe_git(self.settings.name, result, self._clock.monotonic() - started)
+        if found is before:
+            await self._note(self._source)
+        return found
+
+    def watch(self) -> AsyncIterator[None]:
+        return self._source.watch()

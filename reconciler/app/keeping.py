@@ -1,0 +1,115 @@
+"""What rooms are handed to keep things with: log lines, run-time tokens and shared rate blocks, on the store."""
+
+import asyncio
+from collections import deque
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from reconciler.app.vault import Vault
+from reconciler.model.clock import Clock, from_rfc3339, rfc3339
+from reconciler.model.record import LogLevel
+from reconciler.model.secret import Secret
+from reconciler.sdk.live import current_run
+from reconciler.sdk.redact import Redactor
+from reconciler.store import budgets, inventory
+from reconciler.store.database import Database
+from reconciler.store.inventory import Sealed
+from reconciler.store.journal import LogLine, write_logs
+
+MOST_WAITING = 10_000
+FLUSH_SECONDS = 0.5
+
+
+class StoreJournal:
+    """Implements `Journal`: lines are redacted at once, shown in the daemon's log, and stored in batches."""
+
+    def __init__(self, database: Database, clock: Clock, redactor: Redactor) -> None:
+        self._database = database
+        self._clock = clock
+        self._redactor = redactor
+        self._names: dict[int, str] = {}
+        self._waiting: deque[LogLine] = deque(maxlen=MOST_WAITING)
+        self._logger = structlog.get_logger("integration")
+
+    def name(self, integration_id: int, name: str) -> None:
+        """How the daemon's log calls the integration."""
+        self._names[integration_id] = name
+
+    def __call__(self, integration_id: int, level: LogLevel, message: str, /, **detail: Any) -> None:
+        text = self._redactor.text(message)
+        safe = self._redactor.value({k: v for k, v in detail.items() if v not in (None, "")})
+        run_id = current_run.get()
+        at = rfc3339(self._clock.now())
+        self._waiting.append(LogLine(integration_id, at, level, text, safe, run_id))
+        shown = {k: v for k, v in safe.items() if k not in {"event", "level", "integration"}}
+        name = self._names.get(integration_id, str(integration_id))
+        getattr(self._logger, _METHOD[level])(text, integration=name, **shown)
+
+    async def flush(self) -> None:
+        """All lines so far are stored; a store that is full keeps them waiting, the oldest going first."""
+        if not self._waiting:
+            return
+        lines = list(self._waiting)
+        self._waiting.clear()
+        try:
+            await self._database.write(lambda tx: write_logs(tx, lines))
+        except Exception:
+            self._waiting.extendleft(reversed(lines))
+            raise
+
+    async def keep_flushing(self) -> None:
+        """For the daemon: lines are stored within half a second."""
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            await self.flush()
+
+
+_METHOD = {LogLevel.DEBUG: "debug", LogLevel.INFO: "info", LogLevel.WARN: "warning", LogLevel.ERROR: "error"}
+
+
+class StoreTokens:
+    """Implements `Tokens` for one integration: sealed by the vault, registered for redaction."""
+
+    def __init__(self, database: Database, vault: Vault, redactor: Redactor, clock: Clock, integration_id: int) -> None:
+        self._database = database
+        self._vault = vault
+        self._redactor = redactor
+        self._clock = clock
+        self._id = integration_id
+
+    async def get(self, name: str) -> tuple[Secret, datetime | None] | None:
+        sealed = await self._database.read(lambda tx: inventory.credential(tx, self._id, name))
+        if sealed is None or sealed.key_id != self._vault.key_id:
+            return None
+        value = self._vault.open(sealed.ciphertext, self._place(name))
+        self._redactor.add(f"tokens:{self._id}", value)
+        return value, from_rfc3339(sealed.expires_at) if sealed.expires_at else None
+
+    async def put(self, name: str, value: Secret, expires_at: datetime | None) -> None:
+        """Durable: a single-use refresh token must not be lost to a power cut."""
+        self._redactor.add(f"tokens:{self._id}", value)
+        ciphertext = self._vault.seal(value, self._place(name))
+        sealed = Sealed(ciphertext, self._vault.key_id, rfc3339(expires_at) if expires_at else None)
+        at = rfc3339(self._clock.now())
+        await self._database.write(lambda tx: inventory.put_credential(tx, self._id, name, sealed, at), durable=True)
+
+    async def drop(self, name: str) -> None:
+        await self._database.write(lambda tx: inventory.drop_credentials(tx, self._id, name))
+
+    def _place(self, name: str) -> str:
+        return f"{self._id}/{name}"
+
+
+class StoreBlocks:
+    """Implements `SharedBlocks`: until when a remote wants to be left alone, shared by all processes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, key: str) -> datetime | None:
+        return await self._database.read(lambda tx: budgets.blocked_until(tx, key))
+
+    async def save(self, key: str, until: datetime) -> None:
+        await self._database.write(lambda tx: budgets.block(tx, key, until))

@@ -1,0 +1,64 @@
+"""What jobs came to, told to the metrics: rooms stay free of them, so the composition root looks at what came out."""
+
+from collections.abc import Awaitable, Callable
+
+from reconciler.model.clock import Clock
+from reconciler.model.condition import ConditionType
+from reconciler.model.job import Claim, Job, Outcome
+from reconciler.serve.metrics import Metrics
+from reconciler.store import deliveries, integrations, runs
+from reconciler.store.database import Database
+
+Kind = Callable[[Job, Claim], Awaitable[Outcome]]
+
+
+class ObservedJobs:
+    """Wraps the coroutines of the job kinds; `after` is called when a job has ended."""
+
+    def __init__(
+        self, database: Database, metrics: Metrics, clock: Clock, after: Callable[[Job], Awaitable[None]]
+    ) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._clock = clock
+        self._after = after
+
+    def wrap(self, kind: Kind) -> Kind:
+        looks = {"reconcile": self._reconciled, "sync": self._synced, "deliver": self._delivered}
+
+        async def job(job: Job, claim: Claim) -> Outcome:
+            started, result = self._clock.monotonic(), "error"
+            try:
+                outcome = await kind(job, claim)
+                result = "success"
+            finally:
+                seconds = self._clock.monotonic() - started
+                self._metrics.observe_job(job.kind, result, seconds)
+            await looks[job.kind](job, outcome, seconds)
+            await self._after(job)
+            return outcome
+
+        return job
+
+    async def _reconciled(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        integration_id = int(job.ref)
+        row = await self._database.read(lambda tx: integrations.get(tx, integration_id))
+        if row is None:
+            return
+        stalled = ConditionType.STALLED in await self._database.read(
+            lambda tx: integrations.conditions(tx, integration_id)
+        )
+        result = "stalled" if stalled else "retry" if outcome.again_at else "success"
+        self._metrics.observe_reconcile(row.type, result, seconds)
+
+    async def _synced(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        run = await self._database.read(lambda tx: runs.get(tx, int(job.ref)))
+        row = await self._database.read(lambda tx: integrations.get(tx, run.integration_id)) if run else None
+        if run is not None and row is not None and run.result is not None:
+            self._metrics.observe_run(row.type, row.workspace, row.name, run.result, seconds, run.counts)
+
+    async def _delivered(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        delivery = await self._database.read(lambda tx: deliveries.get(tx, int(job.ref)))
+        row = await self._database.read(lambda tx: integrations.get(tx, delivery.integration_id)) if delivery else None
+        if delivery is not None and row is not None and delivery.attempts:
+            self._metrics.observe_delivery(row.type, delivery.channel, delivery.status, seconds)

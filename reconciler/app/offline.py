@@ -1,0 +1,71 @@
+"""Commands that need no daemon: a plan between two revisions or against a daemon's store. No engine, web or HTTP library.
+
+In: a local repository or folder. Out: a `Plan`. No key and no network is used: secrets are compared by their ciphertext.
+"""
+
+from pathlib import Path
+
+from reconciler.desired.folder import scan_folder
+from reconciler.desired.parse_cache import ParseCache
+from reconciler.desired.snapshot import Snapshot
+from reconciler.desired.tree import GitSnapshot, open_snapshot
+from reconciler.desired.validate import Inputs, Validated, validate
+from reconciler.model.plan import Plan
+from reconciler.model.state import DesiredState, ObservedState
+from reconciler.plan.compare import base_as_observed, compare
+from reconciler.sdk import registry
+
+NOTHING_APPLIED = ObservedState("", {})
+
+
+class Offline:
+    """A repository on this machine. `cache` is a folder for parsed files; None parses everything anew."""
+
+    def __init__(self, repo: Path, path: str = "", cache: Path | None = None) -> None:
+        self._repo = repo
+        self._path = path
+        self._cache = ParseCache(cache / "manifests.cache") if cache else None
+        self._inputs = Inputs(source="local", registry=registry, cache=self._cache)
+
+    def read(self, ref: str | None, previous: Validated | None = None) -> Validated:
+        """A revision, or with None the files as they lie there. Raises SourceError."""
+        checked = validate(self._snapshot(ref, previous), self._inputs, previous)
+        if self._cache:
+            self._cache.save()
+        return checked
+
+    def _snapshot(self, ref: str | None, previous: Validated | None) -> Snapshot:
+        if ref is None:
+            return scan_folder(self._repo, self._path, keeps=True)
+        near = previous.snapshot if previous else None
+        return open_snapshot(self._repo, ref, self._path, near=near if isinstance(near, GitSnapshot) else None)
+
+    def plan_between(self, base: str, head: str | None) -> Plan:
+        """What merging `head` into `base` would do. Findings are those of `head`; what `base` had wrong is ignored."""
+        before = self.read(base)
+        after = self.read(head, before)
+        return compare(after.state, base_as_observed(before.state))
+
+    def plan_against(self, observed: ObservedState, head: str | None, approved: frozenset[str]) -> Plan:
+        """What a daemon with that applied state would do with `head`."""
+        return compare(self.read(head).state, observed, approved=approved)
+
+
+def applied_state(state_dir: Path) -> tuple[ObservedState, frozenset[str]] | None:
+    """What the daemon of that state directory applied, and prunes it may do; None where there is no store."""
+    database = state_dir / "reconciler.db"
+    if not database.is_file():
+        return None
+    # The plan between two revisions needs no store, and most plans are of that kind.
+    from reconciler.store import integrations, journal
+    from reconciler.store.database import open_readonly
+    from reconciler.store.migrations import check_version
+
+    with open_readonly(database) as tx:
+        check_version(tx, str(database))
+        return integrations.observed_state(tx), journal.approvals(tx)
+
+
+def validate_folder(folder: Path) -> DesiredState:
+    """Everything that is wrong in the manifests of a folder."""
+    return Offline(folder).read(None).state

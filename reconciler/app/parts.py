@@ -1,0 +1,62 @@
+"""From settings to the parts of a daemon: sources, policy, network, guard. Pure wiring, no loops."""
+
+from collections.abc import Mapping
+
+from reconciler.desired.policy import TenantPolicy, WorkspaceRule
+from reconciler.desired.source_settings import Scheme, SourceSettings
+from reconciler.model.secret import Secret
+from reconciler.sdk.guard import GuardSettings, HostGuard
+from reconciler.sdk.network import NetworkSettings
+from reconciler.settings import Settings, SettingsError, Source
+
+
+def source_settings(source: Source, env: Mapping[str, str]) -> SourceSettings:
+    """Raises SettingsError for what the source refuses."""
+    token = env.get(source.token_env) if source.token_env else None
+    if source.token_env and not token:
+        raise SettingsError(f"source {source.name}: the variable {source.token_env} (token_env) is not set")
+    try:
+        return SourceSettings(
+            name=source.name,
+            url=source.url,
+            ref=source.ref,
+            path=source.path,
+            workspaces=source.workspaces,
+            interval=source.interval,
+            timeout=source.timeout,
+            token=Secret(token) if token else None,
+            token_file=source.token_file,
+            username=source.username,
+            token_scheme=Scheme(source.token_scheme),
+            key_file=source.key_file,
+            known_hosts_file=source.known_hosts_file,
+            ca_file=source.ca_file,
+            client_certificate_file=source.client_certificate_file,
+            client_key_file=source.client_key_file,
+            proxy=Secret(source.proxy) if source.proxy else None,
+            allow_http=source.allow_http,
+            trust_owner=source.trust_owner,
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def tenant_policy(settings: Settings) -> TenantPolicy:
+    return TenantPolicy(
+        tuple(
+            WorkspaceRule(t.workspaces, t.paths, t.types, t.hosts, t.env_prefix, t.secret_folder)
+            for t in settings.tenants
+        )
+    )
+
+
+def host_guard(settings: Settings) -> HostGuard:
+    h = settings.hosts
+    return HostGuard(GuardSettings(allow=h.allow, deny=h.deny, only=h.only, allow_private=h.allow_private))
+
+
+def network_settings(settings: Settings) -> NetworkSettings:
+    n = settings.network
+    return NetworkSettings(
+        proxy=n.proxy, no_proxy=n.no_proxy, ca_file=n.ca_file, client_cert=n.client_cert, client_key=n.client_key
+    )

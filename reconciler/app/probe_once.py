@@ -1,0 +1,207 @@
+"""One probe of one integration, with or without a daemon: what `reconciler test` shows.
+
+In: the daemon's settings and keys. Out: a `ProbeReport`. Git is read anew into a temporary folder, and the state of the
+probe is temporary, too; the daemon's store is only read, for tokens obtained at run time. So a manifest can be tried
+before it is merged, beside a daemon and on a machine that never ran one.
+Not done: remote objects such as webhooks are not looked at, and a token that may be used once is not renewed.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from random import SystemRandom
+from tempfile import TemporaryDirectory
+
+from reconciler.app.book import SourceBook
+from reconciler.app.borrowed import BorrowedTokens
+from reconciler.app.connections import ConnectionPool, Workshop
+from reconciler.app.keeping import StoreBlocks, StoreJournal
+from reconciler.app.parts import host_guard, network_settings, source_settings, tenant_policy
+from reconciler.app.vault import Vault, load_key
+from reconciler.desired.connector_checks import wanted_entities
+from reconciler.desired.resolve import Resolver
+from reconciler.desired.sops.cache import DecryptionCache
+from reconciler.desired.sops.keys import keyring_from_env
+from reconciler.desired.source import open_source
+from reconciler.desired.validate import Inputs
+from reconciler.model.clock import Clock, SystemClock, rfc3339
+from reconciler.model.condition import Reason
+from reconciler.model.finding import Finding
+from reconciler.model.ids import Ref
+from reconciler.model.state import DesiredIntegration
+from reconciler.sdk import registry
+from reconciler.sdk.budget import Budgets
+from reconciler.sdk.contract import Probe
+from reconciler.sdk.errors import ConnectorError
+from reconciler.sdk.live import Live, NotConnectableError
+from reconciler.sdk.network import TlsContexts
+from reconciler.sdk.redact import Redactor
+from reconciler.settings import Settings
+from reconciler.store import integrations, inventory
+from reconciler.store.database import Database, open_readonly
+from reconciler.store.integrations import DesiredChange
+from reconciler.store.inventory import Sealed
+from reconciler.store.migrations import check_version, migrate
+from reconciler.store.state_directory import StateDirectory
+
+DEADLINE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What a probe found. `needed` are those of `missing` that this manifest uses; `reason` and `error` where it failed."""
+
+    ref: Ref
+    type: str
+    file: str
+    line: int
+    revision: str
+    latency: timedelta | None = None
+    probe: Probe | None = None
+    needed: tuple[str, ...] = ()
+    reason: Reason | None = None
+    error: str = ""
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        return self.probe is not None and not self.needed
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The integrations in Git, and what is wrong there: for whoever picks one by name."""
+
+    refs: Collection[Ref]
+    held: Collection[Ref]
+    findings: Sequence[Finding]
+
+
+Pick = Callable[[Known], Ref]
+
+
+async def probe_once(settings: Settings, env: Mapping[str, str], pick: Pick, redactor: Redactor) -> ProbeReport:
+    """`pick` says which, and raises what its caller likes. Raises SourceError, SettingsError, SopsError, StoreError."""
+    with TemporaryDirectory(prefix="reconciler-test-") as scratch:
+        bench = _Bench(settings, env, Path(scratch), redactor)
+        try:
+            return await bench.probe(pick)
+        finally:
+            await bench.close()
+
+
+class _Bench:
+    """The parts of a daemon that a probe needs, on a temporary store."""
+
+    def __init__(self, settings: Settings, env: Mapping[str, str], scratch: Path, redactor: Redactor) -> None:
+        self._settings = settings
+        self._env = env
+        self._scratch = scratch
+        self._redactor = redactor
+        self._clock: Clock = SystemClock()
+        self._state = StateDirectory(settings.state_dir)
+        has_key = (self._state.keys / "master.key").is_file()
+        self._vault = Vault(load_key(settings, env, self._state.keys if has_key else scratch / "keys"))
+        self._policy = tenant_policy(settings)
+        key_file = settings.age_key_file
+        keyring = keyring_from_env({**env, "SOPS_AGE_KEY_FILE": str(key_file)} if key_file else env)
+        resolver = Resolver(
+            keyring=keyring,
+            env=env,
+            policy=self._policy,
+            hash_key=self._vault.fingerprint_key,
+            registry=registry,
+            cache=DecryptionCache(),
+        )
+        inputs = {s.name: Inputs(source=s.name, registry=registry, policy=self._policy) for s in settings.sources}
+        self._book = SourceBook(inputs, resolver, redactor)
+        self._database = Database.open_sqlite(scratch / "reconciler.db", self._clock)
+        self._pool: ConnectionPool | None = None
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+        self._book.close()
+        self._database.close()
+
+    async def probe(self, pick: Pick) -> ProbeReport:
+        await self._read_sources()
+        state = self._book.state
+        found = state.integrations if state else {}
+        ref = pick(Known(found.keys(), state.held if state else (), state.findings if state else ()))
+        desired = found[ref]
+        await migrate(self._database)
+        at = rfc3339(self._clock.now())
+        ids = await self._database.write(lambda tx: integrations.want(tx, [DesiredChange(desired, "")], at))
+        self._pool = self._connections(ref)
+        return await self._report(self._pool, ids[ref], desired)
+
+    async def _read_sources(self) -> None:
+        for settings in self._settings.sources:
+            source = open_source(source_settings(settings, self._env), self._scratch / "git", self._clock)
+            await self._book.take(settings.name, await source.fetch())
+
+    def _connections(self, ref: Ref) -> ConnectionPool:
+        settings, clock = self._settings, self._clock
+        sealed, stored_id = self._stored(ref)
+        tokens = BorrowedTokens(sealed, stored_id, self._vault, self._redactor)
+        shop = Workshop(
+            database=self._database,
+            book=self._book,
+            vault=self._vault,
+            redactor=self._redactor,
+            journal=StoreJournal(self._database, clock, self._redactor),
+            clock=clock,
+            random=SystemRandom(),
+            budgets=Budgets(clock, shared=StoreBlocks(self._database)),
+            guard=host_guard(settings),
+            contexts=TlsContexts(),
+            network=network_settings(settings),
+            policy=self._policy,
+            public_url=settings.public_url,
+            observe=lambda _, __: None,
+            tokens=lambda _: tokens,
+        )
+        return ConnectionPool(shop)
+
+    def _stored(self, ref: Ref) -> tuple[Mapping[str, Sealed], int]:
+        """The tokens that a daemon obtained, if one ever worked here."""
+        if not self._state.database.is_file():
+            return {}, 0
+        with open_readonly(self._state.database, self._clock) as tx:
+            check_version(tx, str(self._state.database))
+            row = integrations.find(tx, ref)
+            return (inventory.credentials(tx, row.id), row.id) if row else ({}, 0)
+
+    async def _report(self, pool: ConnectionPool, integration_id: int, desired: DesiredIntegration) -> ProbeReport:
+        origin = desired.origin
+        known = (desired.ref, desired.manifest.spec.type, origin.file, origin.line, origin.revision)
+        try:
+            live = await pool.live(integration_id)
+            started = self._clock.monotonic()
+            async with asyncio.timeout(DEADLINE.total_seconds()):
+                probe = await live.connector.probe()
+        except NotConnectableError as error:
+            return ProbeReport(*known, reason=error.reason, error=error.message, findings=error.findings)
+        except ConnectorError as error:
+            return ProbeReport(*known, reason=error.why, error=self._redactor.text(error.message))
+        except TimeoutError:
+            return ProbeReport(*known, reason=Reason.TIMED_OUT, error=f"no answer within {DEADLINE.seconds} s")
+        latency = timedelta(seconds=self._clock.monotonic() - started)
+        return ProbeReport(*known, latency=latency, probe=probe, needed=needed(live, probe))
+
+
+def needed(live: Live, probe: Probe) -> tuple[str, ...]:
+    """What is missing and used by this manifest; a right that nothing declares counts as used."""
+    spec, connector = live.manifest.spec, live.connector
+    reads = spec.sync_direction != "outbound"
+    entities = wanted_entities(connector.entities_of(connector.config), spec.sync) if reads else ()
+    channels = {s.action for s in spec.synchronizations if s.enabled}
+    used = {r for e in entities for r in e.rights}
+    used |= {r for c in connector.channels if c.name in channels for r in c.rights}
+    declared = {r for e in connector.entities for r in e.rights} | {r for c in connector.channels for r in c.rights}
+    lost = [r.name for r in probe.rights if r.is_granted is False and (r.name in used or r.name not in declared)]
+    wanted = {e.name for e in entities}
+    return (*lost, *(f"read {name}" for name, ok in probe.entities.items() if not ok and name in wanted))

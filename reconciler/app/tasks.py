@@ -1,0 +1,77 @@
+"""Loops of the daemon that must not end: each is run again after an error, with a growing pause, and says so once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from reconciler.model.clock import Clock
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+
+
+class Loops:
+    """Starts named loops and stops them all. `failed` counts errors in a row, for health."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tasks: list[asyncio.Task[None]] = []
+        self._logger = structlog.get_logger("daemon")
+        self.failing: dict[str, str] = {}
+
+    def every(self, name: str, seconds: float, call: Callable[[], Awaitable[Any]]) -> None:
+        """Call again and again with that pause between the end of one and the start of the next."""
+
+        async def loop() -> None:
+            while True:
+                await call()
+                self._recovered(name)
+                await self._clock.sleep(seconds)
+
+        self.forever(name, loop)
+
+    def when(self, name: str, wake: asyncio.Event, seconds: float, call: Callable[[], Awaitable[Any]]) -> None:
+        """Call when woken, and after `seconds` without that."""
+
+        async def loop() -> None:
+            while True:
+                try:
+                    async with asyncio.timeout(seconds):
+                        await wake.wait()
+                except TimeoutError:
+                    pass
+                wake.clear()
+                await call()
+                self._recovered(name)
+
+        self.forever(name, loop)
+
+    def forever(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(asyncio.create_task(self._guarded(name, loop), name=name))
+
+    async def _guarded(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await loop()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}"
+                if self.failing.get(name) != text:
+                    self._logger.exception("a loop failed, goes on", loop=name)
+                else:
+                    pause = min(pause * 2, LONGEST_PAUSE)
+                self.failing[name] = text
+            await self._clock.sleep(pause)
+
+    def _recovered(self, name: str) -> None:
+        if self.failing.pop(name, None) is not None:
+            self._logger.info("a loop works again", loop=name)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,218 @@
+"""What a connector declares, as plain values: the one place that `reconciler connectors` gets its facts from.
+
+In: a connector's class. Out: `ConnectorFacts`, JSON-ready and the same for every output. Types and defaults are read from
+the models that validate, so nothing here can be out of date.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pydantic import BaseModel
+
+from reconciler.desired.connector_checks import AnyConnector, auth_spellings, own_spellings
+from reconciler.model.duration import render_duration
+from reconciler.model.secret import SECRET_MARK
+from reconciler.sdk.contract import (
+    Channel,
+    Connector,
+    Counts,
+    Deletes,
+    Entity,
+    Finds,
+    Limit,
+    Repeat,
+    Subscribes,
+    Verifies,
+)
+
+REPEATS = {
+    Repeat.SAFE: "sent again after a crash; the remote drops a repeat",
+    Repeat.FIND: "looked for at the remote before it is sent again",
+    Repeat.UNSAFE: "never sent again by itself; an interrupted attempt ends as unknown",
+}
+DELETES = {
+    Deletes.FULL_RUN: "by a complete full run",
+    Deletes.FLAG: "by a mark in the record",
+    Deletes.FEED: "by the delta scope",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFacts:
+    """One setting. `default` is JSON-ready, None where there is none or it is required."""
+
+    name: str
+    type: str
+    is_required: bool
+    default: Any
+    is_secret: bool
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntityFacts:
+    name: str
+    key: str
+    cursor: str | None
+    is_incremental: bool
+    has_delta: bool
+    by_default: bool
+    deletes: str
+    rights: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFacts:
+    name: str
+    text_field: str
+    repeat: str
+    fields: tuple[FieldFacts, ...]
+    rights: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuthFacts:
+    """`types` are the accepted spellings of `spec.auth.type`, the connector's own first."""
+
+    types: tuple[str, ...]
+    description: str
+    fields: tuple[FieldFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorFacts:
+    type: str
+    title: str
+    version: str
+    docs_url: str
+    capabilities: tuple[str, ...]
+    auth: tuple[AuthFacts, ...]
+    config: tuple[FieldFacts, ...]
+    entities: tuple[EntityFacts, ...]
+    channels: tuple[ChannelFacts, ...]
+    limits: tuple[str, ...]
+
+
+def connector_facts(connector: AnyConnector) -> ConnectorFacts:
+    """Everything about one connector, without making one."""
+    return ConnectorFacts(
+        type=connector.type,
+        title=connector.title,
+        version=connector.version,
+        docs_url=connector.docs_url,
+        capabilities=tuple(_capabilities(connector)),
+        auth=tuple(_auth(connector)),
+        config=model_fields(connector.Config),
+        entities=tuple(_entity(e) for e in connector.entities),
+        channels=tuple(_channel(c) for c in connector.channels),
+        limits=tuple(_limit(one) for one in connector.limits),
+    )
+
+
+def _capabilities(connector: AnyConnector) -> Iterator[str]:
+    entities, channels = connector.entities, connector.channels
+    own_entities = connector.entities_of.__func__ is not Connector.entities_of.__func__  # type: ignore[attr-defined]
+    optional = (
+        ("reads records", bool(entities)),
+        ("reads only what changed", any(e.cursor for e in entities)),
+        ("reads a change feed (scope delta)", any(e.has_delta for e in entities)),
+        ("settings add entities or choose what is read by default", own_entities),
+        ("estimates how much a sync will read", issubclass(connector, Counts)),
+        ("delivers events (write-back)", bool(channels)),
+        ("finds what was sent before", issubclass(connector, Finds)),
+        ("registers webhooks at the remote", issubclass(connector, Subscribes)),
+        ("verifies inbound webhooks", issubclass(connector, Verifies)),
+    )
+    return (name for name, is_there in optional if is_there)
+
+
+def _auth(connector: AnyConnector) -> Iterator[AuthFacts]:
+    spellings = auth_spellings(connector)
+    for model in connector.auth_types:
+        own = own_spellings(model)
+        others = tuple(s for s, one in spellings.items() if one is model and s not in own)
+        fields = tuple(f for f in model_fields(model) if f.name != "type")
+        yield AuthFacts((*own, *others), _first_line(model), fields)
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").strip().split("\n", 1)[0] if "__doc__" in vars(model) else ""
+
+
+def _entity(e: Entity) -> EntityFacts:
+    return EntityFacts(
+        e.name, e.key, e.cursor, e.cursor is not None, e.has_delta, e.by_default, DELETES[e.deletes], e.rights
+    )
+
+
+def _channel(c: Channel) -> ChannelFacts:
+    return ChannelFacts(c.name, c.text_field, REPEATS[c.repeat], model_fields(c.fields), c.rights)
+
+
+def _limit(limit: Limit) -> str:
+    window = "second" if limit.window == timedelta(seconds=1) else render_duration(limit.window)
+    where = "" if limit.path == "*" else f" for {limit.path}"
+    source = f" ({limit.source})" if limit.source else ""
+    return f"{limit.requests} requests in {window} per {limit.scope}{where}{source}"
+
+
+def model_fields(model: type[BaseModel]) -> tuple[FieldFacts, ...]:
+    """The fields by dotted name; those of nested models follow their parent."""
+    schema = model.model_json_schema(by_alias=True)
+    return tuple(_fields(schema, schema.get("$defs", {}), ""))
+
+
+def _fields(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[FieldFacts]:
+    required = schema.get("required", ())
+    for name, one in schema.get("properties", {}).items():
+        nested = _nested(one, definitions)
+        yield FieldFacts(
+            name=f"{prefix}{name}",
+            type=_type(one, definitions),
+            is_required=name in required,
+            default=one.get("default"),
+            is_secret=_is_secret(one),
+            description=one.get("description") or (nested or {}).get("description", ""),
+        )
+        if nested is not None and len(prefix) < 64:  # a model may hold itself
+            yield from _fields(nested, definitions, f"{prefix}{name}.")
+
+
+def _options(one: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [option for option in one.get("anyOf", [one]) if option.get("type") != "null"]
+
+
+def _is_secret(one: Mapping[str, Any]) -> bool:
+    return any(option.get(SECRET_MARK) for option in _options(one))
+
+
+def _nested(one: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    options = _options(one)
+    found = _target(options[0], definitions) if len(options) == 1 else None
+    return found if found and "properties" in found else None
+
+
+def _target(option: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    name = str(option.get("$ref", "")).rpartition("/")[2]
+    return definitions.get(name)
+
+
+def _type(one: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    return " or ".join(dict.fromkeys(_option_type(option, definitions) for option in _options(one)))
+
+
+def _option_type(option: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    target = _target(option, definitions)
+    if target is not None:
+        return _type(target, definitions)
+    if option.get(SECRET_MARK):
+        return "secret"
+    values = option.get("enum") or ([option["const"]] if "const" in option else None)
+    if values:
+        return "one of " + ", ".join(map(str, values)) if len(values) > 1 else str(values[0])
+    if option.get("type") == "array":
+        return f"list of {_type(option.get('items') or {}, definitions)}"
+    kind = str(option.get("type", "any"))
+    return {"object": "mapping", "string": "text", "boolean": "true or false"}.get(kind, kind)

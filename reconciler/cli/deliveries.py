@@ -1,0 +1,218 @@
+"""`reconciler deliveries`: list them; show, retry or cancel one.
+
+Reads the daemon's store; retry and cancel are orders, so a daemon must be there. What was sent is shown as it was
+rendered: fields of a message hold no secret of the integration.
+"""
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from reconciler.cli.columns import aligned, one_line
+from reconciler.cli.store_access import CommandError, add_state_dir, find_integration, guarded, order, reading
+from reconciler.cli.times import ago
+
+if TYPE_CHECKING:
+    from reconciler.store.database import Tx
+    from reconciler.store.deliveries import Delivery
+
+STATUSES = ("pending", "sending", "delivered", "failed", "dead", "unknown", "cancelled")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--status", action="append", choices=STATUSES, help="only these; give it again for more than one"
+    )
+    parser.add_argument("--integration", metavar="NAME", help="only deliveries to this integration")
+    parser.add_argument("--limit", type=int, default=50, help="at most the newest so many (default: 50)")
+    parser.add_argument("--output", choices=("text", "json"), default="text")
+    add_state_dir(parser)
+    commands = parser.add_subparsers(dest="action", metavar="COMMAND")
+    for name, what in (
+        ("show", "attempts, fields and receipt of one"),
+        ("retry", "send it again, as a new delivery linked to it"),
+        ("cancel", "take back one that is not sent yet"),
+    ):
+        one = commands.add_parser(name, help=what)
+        one.add_argument("id", help="such as dlv_7xKpQ2mR4wVb")
+        # without a default of their own, so that what stands before the word counts as well
+        one.add_argument("--state-dir", type=_path, default=argparse.SUPPRESS, help="state directory of the daemon")
+        one.add_argument("--output", choices=("text", "json"), default=argparse.SUPPRESS)
+
+
+def _path(text: str) -> Any:
+    from pathlib import Path
+
+    return Path(text)
+
+
+@guarded
+def run(args: argparse.Namespace) -> int:
+    if args.action == "show":
+        return _show(args)
+    if args.action is None:
+        return _list(args)
+    answer = order(args, f"{args.action}-delivery", None, {"delivery": args.id})
+    if args.output == "json":
+        print(json.dumps({k: v for k, v in answer.items() if k != "ok"}))
+    elif answer.get("retry_of"):
+        print(f"{answer['delivery']} sends {answer['retry_of']} again")
+    else:
+        print(f"{answer['delivery']} {'is tried again now' if args.action == 'retry' else 'cancelled'}")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from reconciler.store import integrations
+
+    if args.limit < 1:
+        raise CommandError("--limit: expected a number above 0")
+    with reading(args) as tx:
+        found = _found(tx, args)
+        names = {row.id: str(row.ref) for row in integrations.every(tx, with_removed=True)}
+    if args.output == "json":
+        json.dump({"deliveries": [as_json(d, names) for d in found]}, sys.stdout, indent=2)
+        print()
+    else:
+        print(table(found, names, datetime.now(UTC)))
+    return 0
+
+
+def _found(tx: "Tx", args: argparse.Namespace) -> "list[Delivery]":
+    from reconciler.store import deliveries
+
+    target = find_integration(tx, args.integration, with_removed=True).id if args.integration else None
+    parts = [
+        deliveries.listing(tx, status=status, integration_id=target, limit=args.limit)
+        for status in sorted(set(args.status or (None,)), key=str)
+    ]
+    return sorted((d for part in parts for d in part), key=lambda d: -d.id)[: args.limit]
+
+
+_HEAD = ("ID", "MADE", "EVENT", "FROM", "TO", "SYNCHRONIZATION", "CHANNEL", "STATUS", "TRIES", "REASON")
+
+
+def table(found: "list[Delivery]", names: dict[int, str], now: datetime) -> str:
+    """Newest first."""
+    rows = [
+        (
+            d.public_id,
+            ago(d.created_at, now),
+            d.event_type,
+            names.get(d.source_id, "-") if d.source_id is not None else "-",
+            names.get(d.integration_id, "-"),
+            d.synchronization,
+            d.channel,
+            str(d.status),
+            str(d.attempts),
+            one_line(": ".join(part for part in (d.reason, d.error) if part)),
+        )
+        for d in found
+    ]
+    return aligned(_HEAD, rows)
+
+
+def as_json(d: "Delivery", names: dict[int, str]) -> dict[str, Any]:
+    """The stable JSON form of one delivery in a list."""
+    return {
+        "id": d.public_id,
+        "status": d.status,
+        "integration": names.get(d.integration_id),
+        "synchronization": d.synchronization,
+        "channel": d.channel,
+        "event": {
+            "id": d.event_id,
+            "type": d.event_type,
+            "at": d.event_at,
+            "from": names.get(d.source_id) if d.source_id is not None else None,
+            "entity": d.entity or None,
+            "key": d.key or None,
+        },
+        "attempts": d.attempts,
+        "reason": d.reason or None,
+        "error": d.error or None,
+        "created_at": d.created_at,
+        "first_attempt_at": d.first_attempt_at,
+        "next_at": d.next_at,
+        "finished_at": d.finished_at,
+    }
+
+
+def _show(args: argparse.Namespace) -> int:
+    from reconciler.store import integrations
+
+    with reading(args) as tx:
+        names = {row.id: str(row.ref) for row in integrations.every(tx, with_removed=True)}
+        shown = _detail(tx, args.id, names)
+    if args.output == "json":
+        json.dump(shown, sys.stdout, indent=2, ensure_ascii=False)
+        print()
+    else:
+        print(detail_text(shown))
+    return 0
+
+
+def _detail(tx: "Tx", public_id: str, names: dict[int, str]) -> dict[str, Any]:
+    from reconciler.store import deliveries
+
+    delivery = deliveries.find(tx, public_id)
+    if delivery is None:
+        raise CommandError(f"no delivery {public_id}; list them: reconciler deliveries")
+    first = deliveries.get(tx, delivery.retry_of) if delivery.retry_of is not None else None
+    tries = deliveries.attempts(tx, delivery.id)
+    return as_json(delivery, names) | {
+        "fields": dict(delivery.fields),
+        "receipt": dict(delivery.receipt),
+        "progress": dict(delivery.progress),
+        "tries": [
+            {
+                "number": n,
+                "at": at,
+                "seconds": s,
+                "outcome": outcome,
+                "reason": reason or None,
+                "message": message or None,
+            }
+            for n, at, s, outcome, reason, message in tries
+        ],
+        "retry_of": first.public_id if first else None,
+        "retried_as": [d.public_id for d in deliveries.resent(tx, delivery.id)],
+    }
+
+
+def detail_text(shown: dict[str, Any]) -> str:
+    """Everything about one delivery, for a person."""
+    event = shown["event"]
+    lines = [
+        f"{shown['id']}  {shown['status']}",
+        f"to {shown['integration']} by synchronization {shown['synchronization']}, channel {shown['channel']}",
+        f"event {event['type']} {event['id']} of {event['at']}" + (f" from {event['from']}" if event["from"] else ""),
+    ]
+    if event["key"]:
+        lines.append(f"record {event['entity']} {event['key']}")
+    if shown["error"]:
+        lines.append(f"{shown['reason']}: {shown['error']}")
+    if shown["next_at"]:
+        lines.append(f"next try {shown['next_at']}")
+    if shown["retry_of"]:
+        lines.append(f"sends {shown['retry_of']} again")
+    if shown["retried_as"]:
+        lines.append(f"sent again as {', '.join(shown['retried_as'])}")
+    lines += _section("fields", shown["fields"]) + _section("receipt", shown["receipt"])
+    lines += ["", "attempts:"] if shown["tries"] else []
+    return "\n".join(lines + [_try_text(one) for one in shown["tries"]])
+
+
+def _section(title: str, values: dict[str, Any]) -> list[str]:
+    said = {
+        name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items() if v not in ("", [], {}, None)
+    }
+    return ["", f"{title}:", *(f"  {name}: {text}" for name, text in said.items())] if said else []
+
+
+def _try_text(one: dict[str, Any]) -> str:
+    took = f" after {one['seconds']:.2f} s" if one["seconds"] is not None else ""
+    why = ": ".join(part for part in (one["reason"], one["message"]) if part)
+    return f"  {one['number']}. {one['at'][:19]}Z {one['outcome']}{took}{f'  {why}' if why else ''}"

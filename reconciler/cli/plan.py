@@ -1,0 +1,48 @@
+"""`reconciler plan`: what a revision would change. Exit code: 1 error, else 3 blocked, else 2 changes, else 0."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from reconciler.cli.store_access import state_dir
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repo", type=Path, default=Path(), help="repository or folder (default: here)")
+    parser.add_argument("--path", default="", help="sub-folder with the manifests")
+    parser.add_argument("--base", metavar="REF", help="compare with this revision; no state and no key needed")
+    parser.add_argument("--head", metavar="REF", help="the revision to look at (default: the files as they are)")
+    parser.add_argument("--state-dir", type=Path, help="without --base: compare with what this daemon applied")
+    parser.add_argument("--output", choices=("text", "json", "markdown"), default="text")
+    parser.add_argument("--no-cache", action="store_true", help="parse every file anew")
+
+
+def run(args: argparse.Namespace) -> int:
+    from reconciler.app.offline import NOTHING_APPLIED, Offline, applied_state
+    from reconciler.desired.source_error import SourceError
+    from reconciler.plan.render import exit_code, render
+    from reconciler.store.errors import StoreError
+
+    cache = None if args.no_cache else _cache_folder()
+    offline = Offline(args.repo, args.path, cache)
+    try:
+        if args.base is not None:
+            plan = offline.plan_between(args.base, args.head)
+        else:
+            folder = state_dir(args)
+            applied = applied_state(folder)
+            if applied is None:
+                print(f"nothing was applied yet by a daemon with state in {folder}", file=sys.stderr)
+            observed, approved = applied or (NOTHING_APPLIED, frozenset())
+            plan = offline.plan_against(observed, args.head, approved)
+    except (SourceError, StoreError, OSError) as error:
+        print(f"reconciler plan: {error}", file=sys.stderr)
+        return 1
+    sys.stdout.write(render(plan, args.output))
+    return exit_code(plan)
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    return Path(base) / "reconciler"

@@ -1,0 +1,102 @@
+"""`reconciler reconcile [NAME]`: look at one integration now, or without a name fetch Git and look at everything.
+
+Exit code with --wait: 0 when all is as Git wants it, 1 when something is stalled, broken, waiting, or not done in time.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from reconciler.cli.store_access import (
+    CommandError,
+    add_state_dir,
+    daemon_runs,
+    find_integration,
+    guarded,
+    order,
+    reading,
+    state_dir,
+)
+from reconciler.cli.times import span
+
+if TYPE_CHECKING:
+    from reconciler.control.standing import Standing
+    from reconciler.control.view import IntegrationView
+
+LOOK_SECONDS = 0.1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="an integration: name or workspace/name (default: all of Git)")
+    parser.add_argument("--wait", action="store_true", help="until it is ready, or says why it cannot be")
+    parser.add_argument("--timeout", default="5m", metavar="DURATION", help="how long --wait waits (default: 5m)")
+    add_state_dir(parser)
+
+
+@guarded
+def run(args: argparse.Namespace) -> int:
+    patience = span(args.timeout, "--timeout")
+    integration_id = None
+    if args.name:
+        with reading(args) as tx:
+            integration_id = find_integration(tx, args.name).id
+    asked_at = datetime.now(UTC)
+    answer = order(args, "reconcile", integration_id, {})
+    if not args.wait:
+        print(f"{answer.get('integration', 'all of Git')}: looked at now")
+        return 0
+    return _wait(args, integration_id, asked_at, patience)
+
+
+def _wait(args: argparse.Namespace, integration_id: int | None, asked_at: datetime, patience: timedelta) -> int:
+    deadline = asked_at + patience
+    if integration_id is None:
+        _await_sources(args, asked_at, deadline)
+    while True:
+        found = _look(args, integration_id)
+        if all(stands.is_settled for _, stands in found):
+            break
+        _go_on(args, deadline, _unsettled(found))
+    for view, stands in found:
+        print(f"{view.row.ref} {stands}: {view.message}")
+    return 0 if all(stands.is_good for _, stands in found) else 1
+
+
+def _look(args: argparse.Namespace, integration_id: int | None) -> "Sequence[tuple[IntegrationView, Standing]]":
+    from reconciler.control.standing import standings
+
+    with reading(args) as tx:
+        every = standings(tx, datetime.now(UTC))
+    return [pair for pair in every if integration_id in (None, pair[0].row.id)]
+
+
+def _await_sources(args: argparse.Namespace, asked_at: datetime, deadline: datetime) -> None:
+    """Until every source was asked again and what it gave was planned; raises CommandError where one cannot be read."""
+    from reconciler.model.clock import from_rfc3339
+    from reconciler.store import journal
+
+    while True:
+        with reading(args) as tx:
+            sources = journal.sources(tx)
+        late = [s.name for s in sources if s.attempted_at is None or from_rfc3339(s.attempted_at) < asked_at]
+        if not late:
+            break
+        _go_on(args, deadline, f"source {late[0]} has not been read")
+    broken = next((s for s in sources if s.error_reason), None)
+    if broken:
+        raise CommandError(f"source {broken.name}: {broken.error_message}; the last good revision stays in force")
+
+
+def _go_on(args: argparse.Namespace, deadline: datetime, what: str) -> None:
+    if datetime.now(UTC) > deadline:
+        raise CommandError(f"not done within {args.timeout}: {what}")
+    if not daemon_runs(state_dir(args)):
+        raise CommandError("the daemon has stopped; it goes on when it runs again")
+    time.sleep(LOOK_SECONDS)
+
+
+def _unsettled(found: "Sequence[tuple[IntegrationView, Standing]]") -> str:
+    view = next(view for view, stands in found if not stands.is_settled)
+    return f"{view.row.ref}: {view.message}"

@@ -1,0 +1,47 @@
+"""`reconciler schema [NAME] [--write DIR]`: the JSON Schemas of manifests, for editors and pull-request checks.
+
+In: what is installed. Out: one schema on stdout, or all of them as files. No network, no keys.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from reconciler.desired.schemas import all_schemas, rendered
+from reconciler.sdk import registry
+
+_SUFFIX = ".schema.json"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", default="integration", help="integration (default), workspace, or connectors/TYPE"
+    )
+    parser.add_argument("--write", type=Path, metavar="DIR", help="write all schemas below DIR instead")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code: 0, or 1 for an unknown name or a folder that cannot be written."""
+    schemas = all_schemas(registry)
+    if args.write is not None:
+        return _write(args.write, {name: rendered(schema) for name, schema in schemas.items()})
+    wanted = f"{args.name.removesuffix(_SUFFIX)}{_SUFFIX}"
+    if wanted not in schemas:
+        names = ", ".join(name.removesuffix(_SUFFIX) for name in sorted(schemas))
+        print(f"reconciler schema: there is no schema {args.name}; there are: {names}", file=sys.stderr)
+        return 1
+    print(rendered(schemas[wanted]), end="")
+    return 0
+
+
+def _write(folder: Path, files: dict[str, str]) -> int:
+    try:
+        for name, text in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        print(f"reconciler schema: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"{len(files)} schemas written to {folder}")
+    return 0

@@ -1,0 +1,33 @@
+"""`reconciler suspend NAME --reason R`: nothing is changed, synced or delivered until it is resumed."""
+
+import argparse
+from datetime import UTC, datetime
+
+from reconciler.cli.store_access import CommandError, add_state_dir, find_integration, guarded, order, reading
+from reconciler.cli.times import instant
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="an integration: name or workspace/name")
+    parser.add_argument("--reason", required=True, help="why, for whoever wonders later")
+    parser.add_argument("--until", metavar="TIME", help="resume by itself then: RFC 3339, or 2h for in two hours")
+    add_state_dir(parser)
+
+
+@guarded
+def run(args: argparse.Namespace) -> int:
+    from reconciler.model.clock import rfc3339
+
+    if not args.reason.strip():
+        raise CommandError("--reason: say why, for whoever wonders later")
+    now = datetime.now(UTC)
+    until = instant(args.until, "--until", now, is_ahead=True) if args.until else None
+    if until is not None and until <= now:
+        raise CommandError(f"--until {args.until}: this is in the past")
+    with reading(args) as tx:
+        row = find_integration(tx, args.name)
+    params = {"reason": args.reason, "until": rfc3339(until) if until else None}
+    order(args, "suspend", row.id, params)
+    then = f" until {rfc3339(until)[:19]}Z" if until else ""
+    print(f"{row.ref} suspended{then}; end it with: reconciler resume {row.ref}")
+    return 0

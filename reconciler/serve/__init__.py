@@ -1,0 +1,1 @@
+"""Metrics, health and the read-only status API over HTTP."""

@@ -1,0 +1,156 @@
+"""Lists and references over a snapshot: filters, pages with stable cursors, and what a `{ref}` means. Pure; used by `api`.
+
+A cursor is the place after which to go on in the order of workspace and name: rows that come and go in between neither
+repeat nor hide others.
+"""
+
+import base64
+import binascii
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import msgspec
+
+from reconciler.model.condition import Status
+from reconciler.serve.snapshot import Entry, Key, Snapshot
+
+DEFAULT_LIMIT = 20
+MAX_LIMIT = 100
+PARAMETERS = ("status", "type", "workspace", "label", "q", "limit", "cursor")
+
+
+class QueryError(ValueError):
+    """A parameter that cannot be understood; `code` is stable, the message says what is expected."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Any of the statuses, types and workspaces; all of the labels (a value of None: the label is there); the text."""
+
+    statuses: frozenset[str] = frozenset()
+    types: frozenset[str] = frozenset()
+    workspaces: frozenset[str] = frozenset()
+    labels: tuple[tuple[str, str | None], ...] = ()
+    text: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.statuses or self.types or self.workspaces or self.labels or self.text)
+
+    def fits(self, entry: Entry) -> bool:
+        return (
+            (not self.statuses or entry.status in self.statuses)
+            and (not self.types or entry.type in self.types)
+            and (not self.workspaces or entry.workspace in self.workspaces)
+            and (not self.text or self.text in entry.search)
+            and (not self.labels or all(_bears(entry.labels, *label) for label in self.labels))
+        )
+
+
+def _bears(labels: Mapping[str, str], name: str, value: str | None) -> bool:
+    return name in labels and (value is None or labels[name] == value)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    filters: Filters
+    limit: int = DEFAULT_LIMIT
+    after: Key | None = None
+
+
+def parse_query(parameters: Sequence[tuple[str, str]]) -> Query:
+    """Raises QueryError; a parameter nobody knows is an error, because a mistyped filter would show everything."""
+    for name, _ in parameters:
+        if name not in PARAMETERS:
+            raise QueryError("unknown-parameter", f"unknown parameter {name!r}; known: {', '.join(PARAMETERS)}")
+    filters = Filters(
+        statuses=_statuses(_several(parameters, "status")),
+        types=frozenset(_several(parameters, "type")),
+        workspaces=frozenset(_several(parameters, "workspace")),
+        labels=tuple(_label(text) for text in _several(parameters, "label")),
+        text=(_single(parameters, "q") or "").strip().casefold(),
+    )
+    cursor = _single(parameters, "cursor")
+    return Query(filters, _limit(_single(parameters, "limit")), _decoded(cursor) if cursor else None)
+
+
+def _several(parameters: Iterable[tuple[str, str]], name: str) -> list[str]:
+    return [part for key, value in parameters if key == name for part in value.split(",") if part]
+
+
+def _single(parameters: Iterable[tuple[str, str]], name: str) -> str | None:
+    values = [value for key, value in parameters if key == name]
+    if len(values) > 1:
+        raise QueryError("invalid-parameter", f"{name} is given {len(values)} times; give it once")
+    return values[0] if values else None
+
+
+def _statuses(values: Sequence[str]) -> frozenset[str]:
+    known = [str(status) for status in Status]
+    for value in values:
+        if value not in known:
+            raise QueryError("invalid-parameter", f"status {value!r} does not exist; one of: {', '.join(known)}")
+    return frozenset(values)
+
+
+def _label(text: str) -> tuple[str, str | None]:
+    """`name=value` or `name`."""
+    name, equals, value = text.partition("=")
+    return name, value if equals else None
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_LIMIT):
+        raise QueryError("invalid-parameter", f"limit must be a whole number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def encode_cursor(key: Key) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
+
+
+def _decoded(cursor: str) -> Key:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(text, type=tuple[str, str])
+    except (binascii.Error, ValueError, msgspec.DecodeError):
+        raise QueryError(
+            "invalid-cursor", "cursor is none of ours; pass next_cursor of the page before as it is"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    entries: Sequence[Entry]
+    next_cursor: str | None
+
+
+def page(snapshot: Snapshot, query: Query) -> Page:
+    """At most `limit` entries that fit, in order, after the cursor."""
+    start = bisect_right(snapshot.keys, query.after) if query.after else 0
+    if query.filters:
+        fitting = (e for e in islice(snapshot.entries, start, None) if query.filters.fits(e))
+        found: Sequence[Entry] = list(islice(fitting, query.limit + 1))
+    else:
+        found = snapshot.entries[start : start + query.limit + 1]
+    if len(found) <= query.limit:
+        return Page(found, None)
+    return Page(found[: query.limit], encode_cursor(found[query.limit - 1].key))
+
+
+def resolve(snapshot: Snapshot, ref: str) -> Sequence[Entry]:
+    """What `ref` may mean: a public id, `workspace.name`, a name, or failing those a type. One entry, several, or none."""
+    entries = snapshot.entries
+    workspace, dot, name = ref.partition(".")
+    if dot:
+        return [entry for entry in entries if entry.key == (workspace, name)]
+    by_id = [entry for entry in entries if entry.public_id == ref]
+    by_name = by_id or [entry for entry in entries if entry.name == ref]
+    return by_name or [entry for entry in entries if entry.type == ref]

@@ -1,0 +1,165 @@
+"""A small installation in a real store, filled through the store's own functions, and the web side served on loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from reconciler.model.clock import SystemClock, rfc3339
+from reconciler.model.condition import ConditionType, Reason, Truth
+from reconciler.model.ids import Ref
+from reconciler.model.manifest import Integration
+from reconciler.model.record import RunResult, Scope
+from reconciler.model.secret import Unresolved
+from reconciler.model.state import DesiredIntegration, Origin
+from reconciler.sdk.redact import Redactor
+from reconciler.serve.api import Parts, make_app
+from reconciler.serve.health import Check, Health
+from reconciler.serve.metrics import Metrics
+from reconciler.serve.scrape import Scrape
+from reconciler.serve.server import Patience, Server
+from reconciler.serve.snapshot import Board
+from reconciler.store import integrations, runs
+from reconciler.store.database import Database, Tx
+from reconciler.store.integrations import Applied, DesiredChange, ProbeRecord, Say
+from reconciler.store.migrations import migrate
+from reconciler.store.runs import Lineage, NewRun
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+CLEAR_SECRET = "canary-secret-in-a-url-4711"
+
+
+class StandingClock(SystemClock):
+    """Moves only by `add`."""
+
+    def __init__(self) -> None:
+        self.at = START
+
+    def now(self) -> datetime:
+        return self.at
+
+    def monotonic(self) -> float:
+        return (self.at - START).total_seconds()
+
+    def add(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Wish:
+    name: str
+    type: str = "jira"
+    workspace: str = "default"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def desired(self) -> DesiredIntegration:
+        metadata = {"name": self.name, "workspace": self.workspace, "labels": dict(self.labels)}
+        spec = {"type": self.type, **self.spec}
+        document = {"apiVersion": "reconciler.dev/v1", "kind": "Integration", "metadata": metadata, "spec": spec}
+        secret = Unresolved("encrypted", "d" * 64)
+        auth = {"type": "oauth2", "client_id": "abc", "client_secret": secret}
+        config = {"url": f"https://user:{CLEAR_SECRET}@jira.example", "nested": [{"token": secret}], "project": "OPS"}
+        return DesiredIntegration(
+            ref=Ref(self.workspace, self.name),
+            manifest=Integration.model_validate(document),
+            tree={"auth": auth, "config": config, **spec},
+            source_hash=f"hash of {self.name}",
+            origin=Origin("main", f"{self.name}.yaml", 3, "main@sha1:" + "a" * 40),
+            created_by="A. Author <author@example.org>",
+        )
+
+
+def let_go(tx: Tx, integration_id: int) -> None:
+    """Git names it no more, and the reconcile that lets it go is done."""
+    integrations.unwant(tx, [integration_id], "gone", rfc3339(START))
+    row = integrations.get(tx, integration_id)
+    assert row is not None
+    assert integrations.record_removed(tx, integration_id, row.generation, rfc3339(START))
+
+
+def want(tx: Tx, *wishes: Wish) -> dict[str, int]:
+    """name -> id."""
+    found = integrations.want(tx, [DesiredChange(w.desired, "effective") for w in wishes], rfc3339(START))
+    return {ref.name: i for ref, i in found.items()}
+
+
+def connect(tx: Tx, integration_id: int, latency_ms: float = 120.5) -> None:
+    row = integrations.get(tx, integration_id)
+    assert row is not None
+    at = rfc3339(START)
+    applied = Applied(row.generation, {}, row.desired_hash, "effective", {}, row.revision, row.type, "disconnect")
+    assert integrations.record_applied(tx, integration_id, applied, at)
+    integrations.record_probe(tx, integration_id, ProbeRecord(is_good=True, latency_ms=latency_ms), at, at)
+    said = [Say(ConditionType.CONNECTED, Truth.TRUE, Reason.SUCCEEDED, "connected as robot")]
+    integrations.say(tx, integration_id, row.generation, said, at)
+
+
+def break_(tx: Tx, integration_id: int) -> None:
+    said = [Say(ConditionType.CONNECTED, Truth.FALSE, Reason.AUTHENTICATION_FAILED, "401 from the remote")]
+    integrations.say(tx, integration_id, 1, said, rfc3339(START))
+    integrations.record_failure(tx, integration_id, None)
+
+
+def synced(tx: Tx, integration_id: int, result: RunResult, at: datetime, error: str = "") -> None:
+    """A run from its beginning to its end."""
+    run = runs.create(tx, NewRun(integration_id, Scope.INCREMENTAL, "schedule"), rfc3339(at))
+    started = runs.start(tx, run.id, 1, Lineage(1, "r", "h", "1"), rfc3339(at))
+    assert started is not None
+    assert runs.finish(tx, started, result, "", error, rfc3339(at))
+
+
+@dataclass
+class Installation:
+    database: Database
+    clock: StandingClock
+    board: Board
+    metrics: Metrics
+    scrape: Scrape
+    is_leader: bool = True
+    checks: dict[str, Check] = field(default_factory=dict)
+
+    async def change(self, query: Callable[[Tx], Any]) -> Any:
+        """Write, and let the board know."""
+        result = await self.database.write(query)
+        await self.board.reload()
+        return result
+
+    async def text(self) -> str:
+        """The scraped page."""
+        return b"".join((await self.scrape.page(accepts_gzip=False)).pieces).decode()
+
+    def server(self, patience: Patience | None = None, *, is_local: bool = True) -> Server:
+        health = Health(self.database, self.clock, self.checks)
+        parts = Parts(self.database, self.clock, self.board, self.scrape, health, Redactor())
+        return Server("127.0.0.1:0", make_app(parts, is_local=is_local), patience)
+
+    @asynccontextmanager
+    async def client(self, patience: Patience | None = None) -> AsyncIterator[httpx.AsyncClient]:
+        server = self.server(patience)
+        await server.start()
+        try:
+            async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
+                yield client
+        finally:
+            await server.stop()
+
+
+@asynccontextmanager
+async def installed(folder: Path) -> AsyncIterator[Installation]:
+    clock, metrics = StandingClock(), Metrics()
+    database = Database.open_sqlite(folder / "reconciler.db", clock)
+    board = Board(database, clock)
+    found = Installation(database, clock, board, metrics, Scrape(board, metrics, lambda: found.is_leader))
+    try:
+        await migrate(database)
+        yield found
+    finally:
+        found.scrape.close()
+        await asyncio.to_thread(database.close)
