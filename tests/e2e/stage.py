@@ -1,0 +1,227 @@
+"""A stage for end-to-end tests: a Git repository, vendor simulators and a daemon of this very process.
+
+Everything is real (Git, HTTP, SQLite, the job engine); only the place is small. Waits are on conditions, with a bound.
+"""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from reconciler.app.daemon import Daemon
+from reconciler.control.view import IntegrationView, overview
+from reconciler.model.clock import Clock, SystemClock
+from reconciler.model.condition import violations
+from reconciler.model.ids import Ref
+from reconciler.settings import Settings, load_settings
+from reconciler.store.database import Tx
+from simulators.email import MailServer
+from simulators.github import GitHub
+from simulators.servicenow import ServiceNow
+from simulators.slack import Slack
+
+T = TypeVar("T")
+CANARY = "canary-4b1d-sn-password"
+SLACK_CANARY = "xoxb-canary-4b1d-slack"
+GITHUB_CANARY = "ghp_canary4b1dGithubToken"
+HOOK_CANARY = "canary-4b1d-webhook-secret"
+MAIL_CANARY = "canary-4b1d-mail-password"
+ENV = {
+    "ITOPS_SN": CANARY,
+    "ITOPS_SLACK": SLACK_CANARY,
+    "ITOPS_GITHUB": GITHUB_CANARY,
+    "ITOPS_HOOK": HOOK_CANARY,
+    "ITOPS_MAIL": MAIL_CANARY,
+}
+PUBLIC_URL = "https://reconciler.example.org"
+PATIENCE = 20.0
+
+
+def git(folder: Path, *words: str) -> str:
+    """Run git as somebody without configuration of their own."""
+    identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main")
+    done = subprocess.run(("git", *identity, *words), cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+class Stage:
+    """`repo` is a working clone whose commits the daemon follows."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.repo = root / "repo"
+        self.repo.mkdir()
+        git(self.repo, "init", "-q")
+        self.servicenow = ServiceNow()
+        self.servicenow.users["recon"] = CANARY
+        self.slack = Slack()
+        self.slack.tokens[SLACK_CANARY] = "chat:write,channels:read,users:read,channels:history"
+        self.slack.put_channel("C0000000OPS", SystemClock().now(), name="ops")
+        self.slack.put_user("U0000000ADA", SystemClock().now())
+
+    def manifest(self, name: str, **spec: Any) -> None:
+        """Write one manifest."""
+        path = self.repo / f"{name}.yaml"
+        document = {
+            "apiVersion": "reconciler.dev/v1",
+            "kind": "Integration",
+            "metadata": {"name": name, "workspace": "it-ops"},
+            "spec": spec,
+        }
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def servicenow_spec(self, **more: Any) -> dict[str, Any]:
+        return {
+            "type": "servicenow",
+            "auth": {"type": "basic", "username": "recon", "password": {"from_env": "ITOPS_SN"}},
+            "config": {"instance_url": self.servicenow.url},
+            "sync": {"entities": ["incidents"], "page_size": 50},
+        } | more
+
+    def slack_spec(self, **more: Any) -> dict[str, Any]:
+        p1 = {
+            "name": "p1",
+            "event_type": "incident.created",
+            "when": "record.priority == '1'",
+            "action": "post_message",
+            "map": {"channel": "C0000000OPS"},
+            "template": "{{ record.number }}: {{ record.short_description }}",
+        }
+        return {
+            "type": "slack",
+            "auth": {"type": "bot_token", "token": {"from_env": "ITOPS_SLACK"}},
+            "config": {"base_url": f"{self.slack.url}/api"},
+            "sync": {"entities": ["users"]},
+            "synchronizations": [p1],
+        } | more
+
+    @cached_property
+    def github(self) -> GitHub:
+        """One repository, `acme/app`; hooks are registered where the daemon has `public_url`."""
+        made = GitHub()
+        made.tokens[GITHUB_CANARY] = "repo,admin:repo_hook"
+        made.add_repo("acme/app")
+        return made
+
+    @cached_property
+    def mail(self) -> MailServer:
+        return MailServer(folder=self.root / "mail", users={"recon": MAIL_CANARY})
+
+    def github_spec(self, **more: Any) -> dict[str, Any]:
+        return {
+            "type": "github",
+            "auth": {"type": "token", "token": {"from_env": "ITOPS_GITHUB"}},
+            "config": {
+                "base_url": self.github.url,
+                "repositories": ["acme/app"],
+                "webhook": {"secret": {"from_env": "ITOPS_HOOK"}, "events": ["issues"]},
+            },
+            "sync": {"entities": ["issues"]},
+        } | more
+
+    def mail_spec(self, **more: Any) -> dict[str, Any]:
+        p1 = {
+            "name": "p1",
+            "event_type": "incident.created",
+            "when": "record.priority == '1'",
+            "action": "send_mail",
+            "map": {"to": "ops@example.org", "subject": "{{ record.number }}"},
+            "template": "{{ record.short_description }}",
+        }
+        return {
+            "type": "email",
+            "auth": {"type": "password", "username": "recon", "password": {"from_env": "ITOPS_MAIL"}},
+            "config": {"host": "127.0.0.1", "port": self.mail.port, "sender": "recon@example.org"},
+            "synchronizations": [p1],
+        } | more
+
+    def commit(self, message: str = "change") -> str:
+        git(self.repo, "add", "-A")
+        git(self.repo, "commit", "-q", "--allow-empty", "-m", message)
+        return git(self.repo, "rev-parse", "HEAD")
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    def _values(self) -> dict[str, Any]:
+        return {
+            "listen": "",
+            "hosts": {"allow": ("127.0.0.0/8", "::1")},
+            "tenants": ({"env_prefix": "ITOPS_"},),
+            "stop_timeout": "5s",
+        }
+
+    def settings(self, **more: Any) -> Settings:
+        source = {"state_dir": self.state, "source.url": str(self.repo), "source.ref": "main"}
+        return load_settings({}, flags=self._values() | source | more)
+
+    def words(self, *flags: str, **more: Any) -> list[str]:
+        """The command line of a daemon process with the same settings."""
+        file = self.root / "settings.yaml"
+        file.write_text(json.dumps(self._values() | more))
+        place = ("--repo", str(self.repo), "--ref", "main", "--state-dir", str(self.state))
+        return ["run", "--config", str(file), *place, *flags]
+
+    @asynccontextmanager
+    async def daemon(
+        self, *, clock: Clock | None = None, env: Mapping[str, str] = ENV, is_observing: bool = False, **more: Any
+    ) -> AsyncIterator["Running"]:
+        """A started daemon, stopped at the end whatever happens."""
+        daemon = Daemon(self.settings(**more), env, is_observing=is_observing, clock=clock)
+        await daemon.start()
+        try:
+            yield Running(daemon)
+        finally:
+            await daemon.stop()
+
+
+class Running:
+    """A daemon at work, and how to look at it."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+
+    async def views(self) -> Mapping[str, IntegrationView]:
+        now = SystemClock().now()
+        seen = await self.daemon.database.read(lambda tx: overview(tx, now))
+        for view in seen.integrations:
+            assert violations(view.conditions.values(), view.row.generation) == []
+        return {view.row.name: view for view in seen.integrations}
+
+    async def view(self, name: str) -> IntegrationView:
+        return (await self.views())[name]
+
+    async def read(self, query: Callable[[Tx], T]) -> T:
+        return await self.daemon.database.read(query)
+
+    async def until(self, what: str, holds: Callable[[], Awaitable[T]], patience: float = PATIENCE) -> T:
+        """The first truthy value of `holds`; fails with `what` and the state after `patience` seconds."""
+        end = asyncio.get_running_loop().time() + patience
+        while not (value := await holds()):
+            if asyncio.get_running_loop().time() > end:
+                state = {n: (v.status, v.message, v.row.last_sync_result) for n, v in (await self.views()).items()}
+                raise AssertionError(f"not within {patience} s: {what}; {state}")
+            await asyncio.sleep(0.02)
+        return value
+
+    async def until_synced(self, *names: str) -> None:
+        async def synced() -> bool:
+            views = await self.views()
+            return all(n in views and views[n].row.last_sync_at and not views[n].running for n in names)
+
+        await self.until(f"{names} synced", synced)
+
+    async def order(self, kind: str, name: str | None = None, **params: Any) -> None:
+        from reconciler.model.clock import rfc3339
+        from reconciler.store import integrations, journal
+
+        row = await self.read(lambda tx: integrations.find(tx, Ref("it-ops", name))) if name else None
+        at = rfc3339(SystemClock().now())
+        await self.daemon.database.write(lambda tx: journal.ask(tx, kind, row.id if row else None, params, "ada", at))

@@ -1,0 +1,203 @@
+"""Canary secrets in every kind of place, and a search for them through everything that comes out or is kept.
+
+Credentials come from SOPS values in manifests, from SOPS files, from the environment and from an OAuth server; the
+remotes echo what they are sent in their error bodies; an internal error has the secret in its text. Then every byte of
+the state directory, every output of the commands, the log in both forms and the HTTP answers are searched, in all spellings.
+"""
+
+import base64
+import contextlib
+import io
+import json
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import httpx
+import pytest
+
+from reconciler.app import logging as daemon_logging
+from reconciler.cli.main import main
+from reconciler.model.condition import ConditionType, Reason
+from reconciler.model.secret import MASK
+from reconciler.sdk.testing.simulator import Call, Reply
+from reconciler.settings import Log
+from simulators.servicenow import ServiceNow
+from simulators.slack import Slack
+from tests.e2e.keys import Keys
+from tests.e2e.stage import ENV, PUBLIC_URL, Running, Stage
+
+PASSWORD = "canary-pass/word+77?<é>"
+FILE_SECRET = "canary-file-secret-0815"
+TOKEN = "xoxb-canary-0815-in-manifest"
+CANARIES = {"manifest": TOKEN, "file": FILE_SECRET, "password": PASSWORD, **ENV}
+
+
+def echoed(call: Call) -> str:
+    """What a careless vendor writes into its error body: the credential as it came, and decoded."""
+    sent = call.headers.get("authorization", "")
+    clear = base64.b64decode(sent[6:]).decode() if sent.startswith("Basic ") else sent
+    return f"bad credential {sent} ({clear}, {urllib.parse.quote(clear)}) in {call.body.decode()}"
+
+
+class EchoingServiceNow(ServiceNow):
+    def admit(self, call: Call) -> Reply | None:
+        if super().admit(call) is None and not self.is_hibernating:
+            return None
+        return Reply(status=401, json={"error": {"message": echoed(call), "detail": echoed(call)}, "status": "failure"})
+
+
+class EchoingSlack(Slack):
+    def post(self, call: Call) -> Reply:
+        return Reply(status=500, body=echoed(call).encode(), content_type="text/plain")
+
+    post.routes = Slack.post.routes  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def keys() -> Keys:
+    return Keys()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, keys: Keys) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    made.servicenow, made.slack = EchoingServiceNow(), EchoingSlack()
+    made.servicenow.users |= {"recon": PASSWORD, "oauth": PASSWORD}
+    made.servicenow.clients["client"] = FILE_SECRET
+    made.slack.tokens[TOKEN] = "chat:write,channels:read,users:read"
+    made.slack.put_channel("C0000000OPS", made.slack.now(), name="ops")
+    with made.servicenow, made.slack, made.github:
+        made.servicenow.put("incident", {"short_description": "One", "priority": "3"})
+        _write(made, keys)
+        yield made
+
+
+def _write(stage: Stage, keys: Keys) -> None:
+    (stage.repo / "secrets").mkdir(exist_ok=True)
+    (stage.repo / "secrets" / "sn.yaml").write_text(f"client_secret: {FILE_SECRET}\n")
+    oauth: dict[str, object] = {"type": "oauth2", "client_id": "client"}
+    oauth |= {"client_secret": {"from_sops": {"file": "secrets/sn.yaml", "key": "client_secret"}}}
+    stage.manifest("good", **stage.servicenow_spec(auth=oauth))
+    stage.manifest("bad", **stage.servicenow_spec(auth={"type": "basic", "username": "else", "password": PASSWORD}))
+    stage.manifest("chat", **stage.slack_spec(auth={"type": "bot_token", "token": TOKEN}))
+    stage.manifest("gh", **stage.github_spec())
+    files = [stage.repo / f"{n}.yaml" for n in ("bad", "chat")]
+    keys.encrypt(*files, stage.repo / "secrets" / "sn.yaml", only="^(token|password|client_secret)$")
+    stage.commit("all kinds of secrets")
+
+
+def spellings(secret: str) -> set[bytes]:
+    """As it is, quoted for a URL and for JSON, and in base64 at each of the three offsets, alone and behind a user name."""
+    raw = secret.encode()
+    found = {raw, urllib.parse.quote(secret, safe="").encode(), urllib.parse.quote_plus(secret).encode()}
+    found |= {urllib.parse.quote(secret).encode(), json.dumps(secret)[1:-1].encode(), secret.encode("utf-16-le")}
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        for lead in range(3):
+            middle = encode(b"x" * lead + raw)[(lead * 8 + 5) // 6 :].rstrip(b"=")
+            found.add(middle[:-1])
+    return {s for s in found if len(s) >= 8}
+
+
+def leaks(where: str, content: bytes) -> list[str]:
+    return [
+        f"{name} in {where}: ...{content[max(0, content.find(s) - 60) : content.find(s) + 20]!r}"
+        for name, secret in CANARIES.items()
+        for s in spellings(secret)
+        if s in content
+    ]
+
+
+def command(*words: str) -> bytes:
+    """Everything a command prints; its exit code does not matter here."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        main(words)
+    assert printed.getvalue()
+    return printed.getvalue().encode()
+
+
+def outputs(stage: Stage) -> Iterator[tuple[str, bytes]]:
+    state, repo = ("--state-dir", str(stage.state)), ("--repo", str(stage.repo))
+    for form in ("text", "json", "markdown"):
+        yield f"plan {form}", command("plan", *repo, *state, "--output", form)
+        yield f"plan --base {form}", command("plan", *repo, "--base", "HEAD~1", "--head", "HEAD", "--output", form)
+    for form in ("text", "json", "github"):
+        yield f"validate {form}", command("validate", str(stage.repo), "--output", form)
+    for form in ("text", "json"):
+        yield f"status {form}", command("status", *state, "--output", form)
+        for name in ("good", "bad", "chat", "gh"):
+            yield f"status {name} {form}", command("status", name, *state, "--output", form)
+            yield f"logs {name} {form}", command("logs", name, *state, "--level", "debug", "--output", form)
+        yield f"deliveries {form}", command("deliveries", *state, "--output", form)
+
+
+async def answers(address: str) -> list[tuple[str, bytes]]:
+    paths = ["/metrics", "/healthz", "/readyz", "/v1/integrations", "/v1/nothing"]
+    paths += [f"/v1/integrations/it-ops/{name}" for name in ("good", "bad", "chat", "gh")]
+    async with httpx.AsyncClient(base_url=address, trust_env=False) as client:
+        got = [await client.get(path) for path in paths]
+    assert {a.status_code for a in got} >= {200, 404}
+    return [(p, a.content + str(dict(a.headers)).encode()) for p, a in zip(paths, got, strict=True)]
+
+
+async def unlucky(running: Running, log: io.StringIO) -> None:
+    """Wrong credentials, a delivery that the remote answers with an echo, and an internal error that quotes a secret."""
+
+    async def stalled() -> bool:
+        view = (await running.views()).get("bad")
+        return view is not None and ConditionType.STALLED in view.conditions
+
+    await running.until("bad is stalled", stalled)
+    assert (await running.view("bad")).ready.reason is Reason.AUTHENTICATION_FAILED
+
+    async def tried() -> bool:
+        return bool(await running.read(lambda tx: tx.value("SELECT count(*) FROM attempt WHERE outcome <> 'sending'")))
+
+    await running.until("a delivery failed", tried)
+    live = await running.daemon.connections.live((await running.view("good")).row.id)
+
+    async def broken(_: object) -> None:
+        raise RuntimeError(f"lost my head over {PASSWORD} and {FILE_SECRET}")
+
+    async def told() -> bool:
+        return "lost my head over" in log.getvalue()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(live.connector), "probe", broken)
+        await running.order("reconcile", "good")
+        await running.until("the error is told", told)
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+async def test_no_secret_comes_out_or_is_kept_in_clear(
+    stage: Stage, keys: Keys, form: Literal["json", "console"], quiet_logging: None
+) -> None:
+    log = io.StringIO()
+    async with stage.daemon(env=keys.env, public_url=PUBLIC_URL, listen="127.0.0.1:0") as running:
+        daemon_logging.configure(Log(format=form, level="debug"), running.daemon.redactor, log)
+        await running.until_synced("good", "gh")
+        stage.servicenow.put("incident", {"short_description": "Mail is down", "priority": "1"})
+        await running.order("sync", "good")
+        await unlucky(running, log)
+        found = [leak for where, text in await answers(_url(running)) for leak in leaks(where, text)]
+        found += [leak for where, text in outputs(stage) for leak in leaks(where, text)]
+        found += _kept(stage)  # the WAL as it is while the daemon works
+    found += [*_kept(stage), *leaks("the log", log.getvalue().encode())]
+    assert found == []
+    said = log.getvalue()
+    assert said.count("bad credential ") >= 2, "the vendors' echoes did not come this far: nothing was proved"
+    assert f"lost my head over {MASK} and {MASK}" in said
+
+
+def _url(running: Running) -> str:
+    address = running.daemon.window.address
+    return address if address.startswith("http") else f"http://{address}"
+
+
+def _kept(stage: Stage) -> list[str]:
+    """Raw bytes: databases, WAL files, caches, the mirror of Git."""
+    files = [f for f in stage.state.rglob("*") if f.is_file()]
+    assert {"reconciler.db", "jobs.db", "master.key"} <= {f.name for f in files}
+    return [leak for f in files for leak in leaks(str(f.relative_to(stage.state)), f.read_bytes())]

@@ -1,0 +1,213 @@
+"""Commands that look and order: logs, deliveries, reconcile, suspend, resume, approve, and `test` beside a daemon."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from reconciler.model.event import DeliveryStatus
+from reconciler.store import deliveries, integrations
+from reconciler.store.deliveries import Delivery
+from tests.e2e.stage import ENV
+from tests.e2e.town import Town, documents, start, town
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with town(tmp_path_factory.mktemp("orders")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def sent(here: Town) -> str:
+    """The id of a delivery that arrived."""
+    here.stage.servicenow.put("incident", {"short_description": "Mail is down", "priority": "1"})
+    assert here.run("sync", "sn", "--wait") == 0
+    here.until("delivered", lambda: here.read(lambda tx: deliveries.listing(tx, status="delivered")))
+    return here.read(lambda tx: deliveries.listing(tx, status="delivered"))[-1].public_id
+
+
+def _found(here: Town, delivery_id: str) -> Delivery:
+    delivery = here.read(lambda tx: deliveries.find(tx, delivery_id))
+    assert delivery is not None
+    return delivery
+
+
+def test_logs_as_text_and_json(here: Town, sent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here.run("logs", "sn", "--since", "1h") == 0
+    text = capsys.readouterr().out
+    assert "connected  identity=recon" in text
+    assert here.run("logs", "sn", "--output", "json", "--limit", "1") == 0
+    (line,) = documents(capsys.readouterr().out)
+    assert (line["level"], line["message"]) == ("info", "sync success")
+    assert line["run"].startswith("run_")
+    assert here.run("logs", "sn", "--run", line["run"], "--output", "json") == 0
+    assert {one["run"] for one in documents(capsys.readouterr().out)} == {line["run"]}
+    assert here.run("logs", "sn", "--level", "error") == 0
+    assert capsys.readouterr().out == ""
+    assert here.run("logs", "chat", "--run", line["run"]) == 1
+    assert "chat has no run" in capsys.readouterr().err
+
+
+def test_logs_follow_until_interrupted(here: Town) -> None:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    following = start("logs", "sn", "--follow", "--limit", "1", "--output", "json", *here.state_words, **pipes)
+    assert following.stdout is not None
+    following.stdout.readline()
+    assert here.run("sync", "sn") == 0
+    assert json.loads(following.stdout.readline())["message"] == "sync success"
+    following.send_signal(signal.SIGINT)
+    assert following.communicate(timeout=20)[1] == ""
+    assert following.returncode == 130
+
+
+def test_deliveries_listed_and_shown(here: Town, sent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here.run("deliveries") == 0
+    head, line, *_ = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["ID", "MADE"]
+    assert {"incident.created", "it-ops/sn", "it-ops/chat", "post_message"} <= set(line.split())
+    assert here.run("deliveries", "--status", "dead", "--status", "unknown", "--output", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {"deliveries": []}
+    assert here.run("deliveries", "--integration", "sn", "--output", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {"deliveries": []}
+    assert here.run("deliveries", "show", sent, "--output", "json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert "Mail is down" in shown["fields"]["text"]
+    assert [one["outcome"] for one in shown["tries"]] == ["delivered"]
+    assert shown["receipt"]["remote_id"].startswith("C0000000OPS:")
+    assert here.run("deliveries", "show", "dlv_none") == 1
+    assert "no delivery dlv_none" in capsys.readouterr().err
+
+
+def test_delivery_is_sent_again_and_linked(here: Town, sent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here.run("deliveries", "retry", sent) == 0
+    new_id, *rest = capsys.readouterr().out.split()
+    assert rest == ["sends", sent, "again"]
+    here.until("sent again", lambda: _found(here, new_id).finished_at)
+    assert here.run("deliveries", "show", new_id) == 0
+    assert f"sends {sent} again" in capsys.readouterr().out
+    assert here.run("deliveries", "show", sent) == 0
+    assert f"sent again as {new_id}" in capsys.readouterr().out
+    assert here.run("deliveries", "cancel", sent) == 1
+    assert capsys.readouterr().err.endswith("is delivered; only a pending or failed one can be cancelled\n")
+
+
+def test_failing_delivery_is_cancelled(here: Town, sent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    here.stage.slack.failures["chat.postMessage"] = "fatal_error"
+    here.run("deliveries", "retry", sent)
+    new_id = capsys.readouterr().out.split()[0]
+    try:
+        here.until(
+            "it failed once",
+            lambda: _found(here, new_id).status is DeliveryStatus.FAILED,
+        )
+        assert here.run("deliveries", "cancel", new_id) == 0
+    finally:
+        here.stage.slack.failures.clear()
+    assert _found(here, new_id).status is DeliveryStatus.CANCELLED
+
+
+def test_reconcile_waits_for_one_and_for_all(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here.run("reconcile", "sn") == 0
+    assert capsys.readouterr().out == "it-ops/sn: looked at now\n"
+    here.stage.manifest("sn", **here.stage.servicenow_spec(display_name="Desk"))
+    here.stage.commit()
+    assert here.run("reconcile", "--wait") == 0
+    assert "it-ops/sn connected: connected as recon\n" in capsys.readouterr().out
+    row = next(r for r in here.read(integrations.every) if r.name == "sn")
+    assert (row.display_name, row.observed_generation) == ("Desk", row.generation)
+    assert row.generation > 1
+
+
+def test_reconcile_says_what_is_stalled(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    password = here.stage.servicenow.users.pop("recon")
+    try:
+        assert here.run("reconcile", "sn", "--wait") == 1
+        assert capsys.readouterr().out.startswith("it-ops/sn stalled: AuthenticationFailed: ")
+    finally:
+        here.stage.servicenow.users["recon"] = password
+    assert here.run("reconcile", "sn", "--wait") == 0
+
+
+def test_suspend_and_resume(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here.run("suspend", "sn", "--reason", "maintenance", "--until", "2000-01-01T00:00:00Z") == 1
+    assert "in the past" in capsys.readouterr().err
+    assert here.run("suspend", "sn", "--reason", "maintenance", "--until", "2h") == 0
+    assert here.run("reconcile", "sn", "--wait") == 0
+    assert "it-ops/sn off: Suspended: " in capsys.readouterr().out
+    assert here.run("sync", "sn") == 1
+    assert "is not connected" in capsys.readouterr().err
+    assert here.run("resume", "sn") == 0
+    assert here.run("reconcile", "sn", "--wait") == 0
+    capsys.readouterr()
+    assert here.run("resume", "sn") == 1
+    assert capsys.readouterr().err == "reconciler: it-ops/sn is not suspended\n"
+
+
+def test_probe_beside_a_daemon_leaves_its_store_alone(
+    here: Town, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, quiet_logging: None
+) -> None:
+    for name, value in ENV.items():
+        monkeypatch.setenv(name, value)
+    words = here.stage.words()[1:]
+    before = here.read(lambda tx: tx.all("SELECT id, probe_at FROM integration ORDER BY id"))
+    code = _main("test", "chat", *words, "--output", "json")
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["identity"], shown["entities"]["users"]) == ("recon-bot", True)
+    assert (code, shown["missing"], shown["ok"]) == (1, ["users:read.email"], False)
+    assert _main("test", "sn", *words) == 0
+    assert "signed in as recon" in capsys.readouterr().out
+    after = here.read(lambda tx: tx.all("SELECT id, probe_at FROM integration ORDER BY id"))
+    assert [tuple(row) for row in after] == [tuple(row) for row in before]
+
+
+def test_probe_tells_what_fails(
+    here: Town, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, quiet_logging: None
+) -> None:
+    words = here.stage.words()[1:]
+    monkeypatch.setenv("ITOPS_SN", "wrong-canary-password")
+    assert _main("test", "sn", *words) == 1
+    said = capsys.readouterr()
+    assert "failed: AuthenticationFailed: " in said.out
+    assert "wrong-canary-password" not in said.out + said.err
+    monkeypatch.delenv("ITOPS_SN")
+    assert _main("test", "sn", *words) == 1
+    assert "the environment variable ITOPS_SN is not set" in capsys.readouterr().out
+    assert _main("test", "snn", *words) == 1
+    assert capsys.readouterr().err == "reconciler: no integration snn, did you mean sn?\n"
+
+
+def test_blocked_removal_is_approved(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    """Last: nothing is left afterwards."""
+    for name in ("sn", "chat"):
+        (here.stage.repo / f"{name}.yaml").unlink()
+    here.stage.commit()
+    assert here.run("reconcile", "--wait") == 1
+    said = capsys.readouterr().out
+    assert said.count("PruneBlocked") == 2
+    digest = said.split("reconciler approve ")[1].split()[0]
+    assert here.run("approve", "nonsense") == 1
+    assert here.run("approve", digest) == 0
+    assert f"{digest} approved\n" in capsys.readouterr().out
+    here.until("both gone", lambda: not here.read(integrations.every))
+
+    def told() -> bool:
+        assert here.run("logs", "sn", "--limit", "1") == 0
+        return "disconnected" in capsys.readouterr().out
+
+    here.until("the log says so", told)
+
+
+def test_without_a_daemon_orders_are_refused(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main("reconcile", "--state-dir", str(tmp_path)) == 1
+    assert "no daemon works on" in capsys.readouterr().err
+    assert _main("logs", "sn", "--state-dir", str(tmp_path)) == 1
+    assert "does not exist" in capsys.readouterr().err
+
+
+def _main(*words: str) -> int:
+    from reconciler.cli.main import main
+
+    return main(words)
