@@ -157,23 +157,23 @@ async def connection(relay: Relay, network: Network) -> AsyncIterator[Line]:
     except (SMTPException, OSError) as error:
         raise failure_of(error, relay.host) from None
     finally:
-        await _hang_up(smtp)
-
-
-async def _hang_up(smtp: "SMTP") -> None:
-    """At once: a polite end of TLS would keep the socket until the server answers, which nobody waits for."""
-    transport = cast("asyncio.Transport | None", smtp.transport)
-    if transport is not None and not transport.is_closing():
-        transport.abort()
-    smtp.close()
-    await asyncio.sleep(0)
+        smtp.close()
+        await asyncio.sleep(0)  # the loop closes the socket in its next turn
 
 
 def _client(relay: Relay, network: Network) -> "SMTP":
     from aiosmtplib import SMTP
 
+    class Abrupt(SMTP):
+        """Ends at once: the library's close is a polite end of TLS, which keeps the socket until the server answers."""
+
+        def close(self) -> None:
+            if self.transport is not None:
+                cast("asyncio.Transport", self.transport).abort()
+            super().close()
+
     host, port = relay.address
-    return SMTP(
+    return Abrupt(
         hostname=host,
         port=port,
         use_tls=relay.security == "tls",
@@ -196,11 +196,6 @@ async def _open(smtp: "SMTP", relay: Relay) -> None:
         )
     await smtp.starttls()
     await smtp.ehlo()
-
-
-_QUOTAS = {"4.7.28": None, "5.4.5": timedelta(hours=1)}
-_SIGN_IN = (530, 534, 535, 538)
-_LINE_LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 def failure_of(error: Exception, host: str) -> ConnectorError:
