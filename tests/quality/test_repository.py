@@ -99,18 +99,18 @@ def test_every_locked_package_has_a_hash(name: str) -> None:
 
 
 def test_ci_installs_what_tests_need() -> None:
-    """Every program that a test is marked with has an entry in conftest, whose package `.ci/run` installs."""
-    install = dict(
-        re.findall(r'"(\S+)": "apt-get install ([^"]+)"', (ROOT / "tests" / "conftest.py").read_text("utf-8"))
-    )
+    """Every program that a test is marked with has an entry in conftest, whose package `.ci/run` or the lock installs."""
+    conftest = (ROOT / "tests" / "conftest.py").read_text("utf-8")
+    install = {name: (by, what) for name, by, what in re.findall(r'"(\S+)": "(apt-get|pip) install ([^"]+)"', conftest)}
     sources = "\n".join(p.read_text("utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
     needed = {p for marked in re.findall(r"mark\.needs\(([^)]*)\)", sources) for p in re.findall(r'"([^"]+)"', marked)}
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert needed, "no test is marked with a program: the pattern above is stale"
     for program in sorted(needed):
-        packages = install.get(program, "").split()
-        assert packages, f"tests/conftest.py does not say how to install {program}"
-        assert [p for p in packages if not re.search(rf"(^|[\s(]){re.escape(p)}([\s)]|$)", script)] == [], program
+        assert program in install, f"tests/conftest.py does not say how to install {program}"
+        by, packages = install[program]
+        installed = locked(LOCKS[0]) if by == "pip" else set(re.split(r"[\s()]+", script))
+        assert [package for package in packages.split() if package not in installed] == [], program
 
 
 def test_what_is_imported_is_declared() -> None:

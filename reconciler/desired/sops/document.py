@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.desired.sops.cipher import ValueCipher
+from reconciler.desired.sops.emit import json_for_yaml
 from reconciler.desired.sops.errors import SopsError
 from reconciler.desired.sops.formats import BLOCK, Format, Source, read
 from reconciler.desired.sops.keys import Keyring, unwrap
+from reconciler.desired.sops.marks import looks_encrypted
 from reconciler.desired.sops.metadata import Metadata, parse_metadata
-from reconciler.desired.sops.program import needs_program, run_program
-from reconciler.desired.sops.rules import looks_encrypted
+from reconciler.desired.sops.program import run_program
 from reconciler.desired.sops.tree import MacDigest, check_mac, open_trees
 from reconciler.model.finding import Code
 from reconciler.model.secret import Secret
@@ -67,19 +68,23 @@ def decrypt_with_key(content: bytes, fmt: Format, data_key: bytes) -> Decrypted:
 def open_file(content: bytes, fmt: Format, keyring: Keyring) -> Opened:
     """Decrypt a file of one or, in YAML, more documents."""
     source, metadata = _encrypted(content, fmt)
-    if needs_program(metadata, keyring):
-        clear = run_program(content, fmt, metadata, keyring)
-        return Opened(source, metadata, (_marked(_single(source), clear),), None)
-    data_key = unwrap(metadata, keyring)
-    return Opened(source, metadata, tuple(_open(source.documents, metadata, data_key)), data_key)
+    data_key = _opened_key(metadata, keyring)
+    if data_key is None:
+        tree = _single(source)
+        # YAML goes as it is, because rules may speak of its comments.
+        given = content if fmt == "yaml" else _as_yaml(tree, source.block)
+        return Opened(source, metadata, (_by_program(tree, given, metadata, keyring),), None)
+    trees = _open(source.documents, metadata, data_key)
+    return Opened(source, metadata, tuple(map(_integral, trees) if fmt == "json" else trees), data_key)
 
 
 def open_binary(content: bytes, keyring: Keyring) -> bytes:
     """The content of a binary file, which need not be text."""
     source, metadata = _encrypted(content, "binary")
-    if needs_program(metadata, keyring):
-        return _text_only(run_program(content, "binary", metadata, keyring))
-    cipher = ValueCipher(unwrap(metadata, keyring))
+    data_key = _opened_key(metadata, keyring)
+    if data_key is None:
+        return run_program(_as_yaml(source.documents[0], source.block), metadata, keyring, "binary")
+    cipher = ValueCipher(data_key)
     sealed = source.documents[0].get("data", "")
     if not isinstance(sealed, str) or len(source.documents[0]) != 1:
         raise SopsError(Code.SOPS_MALFORMED, "a binary file holds one encrypted text under data, and nothing else")
@@ -127,16 +132,6 @@ def _single(source: Source) -> Tree:
     return source.documents[0]
 
 
-def _text_only(clear: Any) -> bytes:
-    text = clear.get("data") if isinstance(clear, dict) else None
-    if not isinstance(text, str) or "\ufffd" in text:
-        remedy = "decrypt it with sops itself, or add an age recipient"
-        raise SopsError(
-            Code.SOPS_MALFORMED, "the content is not text, which the sops program gives back as JSON", remedy
-        )
-    return text.encode()
-
-
 def _no_block() -> SopsError:
     remedy = "encrypt the file: reconciler secrets encrypt -i FILE"
     return SopsError(Code.SOPS_MALFORMED, "there is no sops block", remedy)
@@ -169,13 +164,54 @@ def _open_group(group: list[Tree], block: Any, keyring: Keyring) -> list[Tree]:
             raise _no_block()
         return group
     metadata = parse_metadata(block)
-    if not needs_program(metadata, keyring):
-        return _open(group, metadata, unwrap(metadata, keyring))
+    data_key = _opened_key(metadata, keyring)
+    if data_key is not None:
+        return _open(group, metadata, data_key)
     if len(group) > 1:
         message = "several documents under one sops block need an age recipient"
         raise SopsError(Code.SOPS_KEY_MISSING, message, "put each document into a file of its own")
-    content = json.dumps({**group[0], BLOCK: block}).encode()
-    return [_marked(group[0], run_program(content, "json", metadata, keyring))]
+    if metadata.rules.kind == "comment_regex":
+        message = "a manifest that is encrypted by its comments needs an age recipient"
+        raise SopsError(Code.SOPS_KEY_MISSING, message, "name the fields in encrypted_regex and encrypt it again")
+    return [_by_program(group[0], _as_yaml(group[0], block), metadata, keyring)]
+
+
+def _opened_key(metadata: Metadata, keyring: Keyring) -> bytes | None:
+    """None where the sops program has to decrypt. Without the program the message of a file with age recipients names them."""
+    if metadata.shares:
+        return None
+    try:
+        return unwrap(metadata, keyring)
+    except SopsError as missing:
+        is_last = not metadata.other_sources or (keyring.program is None and metadata.age)
+        if is_last or missing.code is not Code.SOPS_KEY_MISSING:
+            raise
+    return None
+
+
+def _by_program(tree: Tree, given: bytes, metadata: Metadata, keyring: Keyring) -> Tree:
+    """`given` is the file that holds the tree, as YAML."""
+    try:
+        clear = json.loads(run_program(given, metadata, keyring))
+    except ValueError:
+        clear = None
+    if not isinstance(clear, dict):
+        raise SopsError(Code.SOPS_MALFORMED, "the sops program did not answer with JSON", "update the sops program")
+    opened: Tree = _marked(tree, clear)
+    return opened
+
+
+def _as_yaml(tree: Tree, block: Any) -> bytes:
+    return json_for_yaml({**tree, BLOCK: block})
+
+
+def _integral(tree: Any) -> Any:
+    """SOPS keeps the numbers of JSON as floats; whole ones are written as people wrote them."""
+    if isinstance(tree, dict):
+        return {key: _integral(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_integral(item) for item in tree]
+    return int(tree) if isinstance(tree, float) and tree.is_integer() and abs(tree) <= 2**53 else tree
 
 
 def _marked(encrypted: Any, clear: Any) -> Any:

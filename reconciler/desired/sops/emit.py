@@ -1,7 +1,7 @@
 """`sops` blocks and clear scalars as text, in the spelling other SOPS programs write.
 
 In: recipients with the wrapped data key, the MAC, the rules; or a clear value for a YAML file. Out: text to put into a
-file. Called by `encrypt.py` only.
+file. Called by `encrypt.py` and `clear_text.py`, and by `document.py` for what the sops program reads.
 """
 
 import json
@@ -57,6 +57,11 @@ def json_text(tree: Any, like: str) -> bytes:
     return (json.dumps(tree, indent=found[1] if found else "\t", ensure_ascii=False) + "\n").encode()
 
 
+def json_for_yaml(tree: Any) -> bytes:
+    """JSON on one line that readers of YAML take as well, with every number as it is."""
+    return _quoted(tree).encode()
+
+
 def env_block(fields: dict[str, Any]) -> list[str]:
     flat = {name: _flat(value) for name, value in fields.items() if name != "age"}
     for place, one in enumerate(fields["age"]):
@@ -91,7 +96,7 @@ def _fits_literal(value: str) -> bool:
     return "\n" in value and value[0] not in " \t\n" and not value.endswith("\n\n") and not _UNPRINTABLE.search(value)
 
 
-def _quoted(value: str) -> str:
+def _quoted(value: Any) -> str:
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 

@@ -20,8 +20,9 @@ from reconciler.desired.sops.clear_text import clear_text
 from reconciler.desired.sops.errors import SopsError
 from reconciler.desired.sops.formats import BLOCK, ENV_PREFIX, Format, decoded, env_lines, read, read_json
 from reconciler.desired.sops.keys import Keyring, wrap
+from reconciler.desired.sops.marks import looks_encrypted
 from reconciler.desired.sops.metadata import AgeRecipient, parse_metadata
-from reconciler.desired.sops.rules import Rules, looks_encrypted
+from reconciler.desired.sops.rules import Rules
 from reconciler.desired.sops.tree import Leaf, MacDigest, leaves, mapped, open_trees, revealed
 from reconciler.desired.sops.yaml_events import read_documents
 from reconciler.desired.sops.yaml_text import Comment, Edit, Layout, Spot, comments, edited, layout
@@ -87,6 +88,8 @@ class _Writer:
         for document in documents or [None]:
             _check_clear(document)
         spots = layout(text)
+        if spots.notes:
+            raise _already()
         flat = [leaf for document in documents for leaf in leaves(document, self._rules)]
         edits = [edit for spot, leaf in zip(spots.values, flat, strict=True) for edit in self._edit(spot, leaf)]
         edits += self._comment_edits(comments(text, spots.spots))

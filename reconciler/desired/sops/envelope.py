@@ -19,7 +19,7 @@ from reconciler.model.finding import Code
 _KINDS = frozenset({"Integration", "Workspace"})
 _REFERENCES = frozenset({"from_sops", "from_env", "from_file"})
 _SECRET_KEYS = "api|app|access|auth|integration|private|routing|secret|service|shared|signing"
-MANIFEST_REGEX = f"^(.*_)?(password|passphrase|secret|token|({_SECRET_KEYS})_key)$"
+MANIFEST_REGEX = f"^(.*_)?(password|passphrase|secret|token|webhook_url|({_SECRET_KEYS})_key)$"
 MANIFEST_RULES = Rules("encrypted_regex", MANIFEST_REGEX)
 
 

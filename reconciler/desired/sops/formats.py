@@ -109,7 +109,7 @@ def _number(text: str) -> int | float:
     if len(text) > 400:
         raise SopsError(Code.SOPS_MALFORMED, "a number is too long", "put it in quotes")
     number = int(text)
-    return number if abs(number) <= _LARGEST_EXACT else float(text)
+    return number if abs(number) <= _LARGEST_EXACT and text != "-0" else float(text)
 
 
 def _constant(_: str) -> Any:
@@ -179,7 +179,14 @@ def _unflattened(flat: Mapping[str, str]) -> dict[str, Any]:
             node = _child(node, place, [] if kind == "list" else {})
             place = _index(name) if kind == "list" else name
         _child(node, place, flat[key].replace("\\n", "\n"))
-    return block
+    return {key: _typed(key, value) for key, value in block.items()}
+
+
+def _typed(key: str, value: Any) -> Any:
+    """Flat fields are text; these two are none in the other formats."""
+    if key == "shamir_threshold" and isinstance(value, str) and re.fullmatch("[0-9]{1,3}", value):
+        return int(value)
+    return value == "true" if key == "mac_only_encrypted" else value
 
 
 def _child(node: Any, place: Any, fresh: Any) -> Any:

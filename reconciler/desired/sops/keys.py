@@ -7,9 +7,11 @@ commands are not run, plugin identities and files under a passphrase are refused
 """
 
 import hashlib
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ import pyrage
 from reconciler.desired.sops.cipher import KEY_BYTES
 from reconciler.desired.sops.errors import SopsError
 from reconciler.desired.sops.metadata import Metadata
+from reconciler.desired.sops.waits import Waits
 from reconciler.model.finding import Code
 
 KEY_FILE = Path("sops", "age", "keys.txt")
 _NATIVE = "AGE-SECRET-KEY-1"
 _PEM_START = "-----BEGIN "
 _PEM_END = "-----END "
+# What pinentry would ask through, since a daemon has nobody to answer; and the daemon's own secrets.
+_KEPT_BACK = re.compile("(GPG_TTY|DISPLAY|WAYLAND_DISPLAY)$|RECONCILER_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +42,16 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """Everything that may open a data key. `program` is the sops binary; `vault_addresses` the Vault servers it may be
-    sent to, since a file names its own server and would otherwise receive the daemon's token."""
+    """Everything that may open a data key. `program` is the sops binary and `environment` what it runs in;
+    `vault_addresses` are the Vault servers it may be sent to, since a file names its own server and would otherwise receive
+    the daemon's token. `faults` says which keys should be here and are not; `waits` which were waited for in vain."""
 
     identities: tuple[Identity, ...] = ()
     program: str | None = None
     vault_addresses: frozenset[str] = frozenset()
+    faults: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    waits: Waits = field(default_factory=Waits, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -58,11 +67,29 @@ class Keyring:
 def keyring_from_env(env: Mapping[str, str]) -> Keyring:
     """Read the keys that SOPS itself would find through these variables. Raises `SopsError` for a key file that is named
     but unreadable, and for text that is no identity."""
+    return _keyring(env, [identity for read in _places(env) for identity in read()], [])
+
+
+def keys_at_hand(env: Mapping[str, str]) -> Keyring:
+    """The same for a daemon, which works on with what there is: what cannot be read is a fault, told where a key is missed."""
+    identities: list[Identity] = []
+    faults: list[str] = []
+    for read in _places(env):
+        try:
+            identities += read()
+        except SopsError as error:
+            faults.append(error.message)
+    return _keyring(env, identities, faults)
+
+
+def _keyring(env: Mapping[str, str], identities: Iterable[Identity], faults: Iterable[str]) -> Keyring:
     vault = env.get("VAULT_ADDR", "").rstrip("/")
     return Keyring(
-        identities=tuple(_identities(env)),
+        identities=tuple(identities),
         program=shutil.which("sops", path=env.get("PATH")),
         vault_addresses=frozenset({vault} if vault else ()),
+        faults=tuple(faults),
+        environment={name: value for name, value in env.items() if not _KEPT_BACK.match(name)},
     )
 
 
@@ -106,24 +133,25 @@ def parse_recipient(text: str) -> Any:
         raise SopsError(Code.SOPS_KEY_MISSING, f"{short!r} is not an age recipient", remedy) from None
 
 
-def _identities(env: Mapping[str, str]) -> Iterator[Identity]:
+def _places(env: Mapping[str, str]) -> Iterator[Callable[[], list[Identity]]]:
+    """Where identities may be, each as a way to read them."""
     if env.get("SOPS_AGE_KEY"):
-        yield from parse_identities(env["SOPS_AGE_KEY"], "SOPS_AGE_KEY")
+        yield partial(parse_identities, env["SOPS_AGE_KEY"], "SOPS_AGE_KEY")
     named = [name for name in ("SOPS_AGE_KEY_FILE", "SOPS_AGE_SSH_PRIVATE_KEY_FILE") if env.get(name)]
     for name in named:
-        yield from parse_identities(_text(Path(env[name]), name), name)
+        yield partial(_from_file, Path(env[name]), f"{env[name]} ({name})")
     default = default_key_file(env)
     if default.is_file():
-        yield from parse_identities(_text(default, str(default)), str(default))
+        yield partial(_from_file, default, str(default))
 
 
-def _text(path: Path, source: str) -> str:
+def _from_file(path: Path, shown: str) -> list[Identity]:
     try:
-        return path.read_text(encoding="utf-8")
+        return parse_identities(path.read_text(encoding="utf-8"), shown)
     except (OSError, UnicodeDecodeError) as cause:
         reason = cause.strerror if isinstance(cause, OSError) else "is not text"
         remedy = "name a readable file of age identities"
-    raise SopsError(Code.SOPS_KEY_MISSING, f"the key file of {source} cannot be read: {reason}", remedy)
+    raise SopsError(Code.SOPS_KEY_MISSING, f"the key file {shown} cannot be read: {reason}", remedy)
 
 
 def _entries(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -176,4 +204,5 @@ def _unopened(metadata: Metadata, keyring: Keyring) -> str:
     named = ", ".join(one.recipient for one in metadata.age[:5]) or "none"
     more = f" and {len(metadata.age) - 5} more" if len(metadata.age) > 5 else ""
     held = ", ".join(keyring.recipients[:5]) or ("SSH keys only" if keyring.identities else "no age identity at all")
-    return f"no identity opens the data key; age recipients of the file: {named}{more}; held: {held}"
+    why = "".join(f"; {fault}" for fault in keyring.faults)
+    return f"no identity opens the data key; age recipients of the file: {named}{more}; held: {held}{why}"

@@ -5,7 +5,7 @@ with one key group gives each recipient the whole data key, whatever `shamir_thr
 mean shares. Not done: opening keys (`keys.py`) and writing the block (`emit.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,16 @@ from reconciler.desired.sops.rules import COMMENT_KINDS, KINDS, Rules
 from reconciler.model.finding import Code
 
 AGE = "age"
-PROGRAM_SOURCES = ("pgp", "kms", "gcp_kms", "azure_kv", "hc_vault", "hckms")
+# The kinds of key that the sops program opens, each with the fields that say which key it is; an address comes first.
+_NAMES = {
+    "pgp": ("fp",),
+    "kms": ("arn",),
+    "gcp_kms": ("resource_id",),
+    "azure_kv": ("vault_url", "name"),
+    "hc_vault": ("vault_address", "engine_path", "key_name"),
+    "hckms": ("key_id",),
+}
+PROGRAM_SOURCES = tuple(_NAMES)
 _PLAIN_FIELDS = frozenset({"shamir_threshold", "key_groups", "lastmodified", "mac", "version", "mac_only_encrypted"})
 _KNOWN = frozenset({AGE, *PROGRAM_SOURCES, *KINDS, *COMMENT_KINDS, *_PLAIN_FIELDS})
 _MOST_RECIPIENTS = 200
@@ -30,13 +39,24 @@ class AgeRecipient:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherRecipient:
+    """A key that only the sops program opens. `name` says which, its address first where it has one."""
+
+    source: str
+    name: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.source} {'/'.join(self.name)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Metadata:
     """`other_sources` names the kinds of key that only the sops program opens; `shares` counts real key groups."""
 
     age: tuple[AgeRecipient, ...]
+    others: tuple[OtherRecipient, ...]
     other_sources: tuple[str, ...]
     unknown_sources: tuple[str, ...]
-    vault_addresses: tuple[str, ...]
     shares: int
     mac: str
     last_modified: str
@@ -54,9 +74,9 @@ def parse_metadata(block: Any) -> Metadata:
         raise _malformed(f"sops.age names more than {_MOST_RECIPIENTS} recipients")
     return Metadata(
         age=age,
+        others=tuple(recipient for group in groups for recipient in _others(group)),
         other_sources=tuple(name for name in PROGRAM_SOURCES if any(group.get(name) for group in groups)),
         unknown_sources=_unknown(block, groups),
-        vault_addresses=tuple(address for group in groups for address in _vaults(group)),
         shares=len(groups) if len(groups) > 1 else 0,
         mac=_mac(block),
         last_modified=_last_modified(block),
@@ -93,9 +113,13 @@ def _unknown(block: Mapping[str, Any], groups: list[Mapping[str, Any]]) -> tuple
     return tuple(sorted(names))
 
 
-def _vaults(group: Mapping[str, Any]) -> list[str]:
-    entries = group.get("hc_vault") or ()
-    return [str(entry.get("vault_address", "")) for entry in entries if isinstance(entry, Mapping)]
+def _others(group: Mapping[str, Any]) -> Iterator[OtherRecipient]:
+    for source, fields in _NAMES.items():
+        entries = group.get(source) or []
+        if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+            raise _malformed(f"sops.{source} is not a list of mappings")
+        for entry in entries:
+            yield OtherRecipient(source, tuple(str(entry.get(name, "")) for name in fields))
 
 
 def _mac(block: Mapping[str, Any]) -> str:
@@ -130,7 +154,7 @@ def _rules(block: Mapping[str, Any]) -> Rules:
         raise _malformed(f"sops.{given[0][0]} is not text")
     if len(given) > 1:
         raise _malformed("sops has more than one of " + ", ".join(kind for kind, _ in given))
-    mac_only = block.get("mac_only_encrypted") in (True, "true")
+    mac_only = block.get("mac_only_encrypted") is True
     if not given:
         return Rules(mac_only_encrypted=mac_only)
     kind, text = given[0]

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reconciler.desired.sops.errors import SopsError
+from reconciler.desired.sops.marks import looks_encrypted
 from reconciler.model.finding import Code
 
 Kind = Literal["unencrypted_suffix", "encrypted_suffix", "unencrypted_regex", "encrypted_regex", "comment_regex"]
 KINDS: tuple[Kind, ...] = ("unencrypted_suffix", "encrypted_suffix", "unencrypted_regex", "encrypted_regex")
 COMMENT_KINDS = ("unencrypted_comment_regex", "encrypted_comment_regex")
-ENCRYPTED_MARK = "ENC[AES256_GCM,"
 DEFAULT_SUFFIX = "_unencrypted"
 _LONGEST_KEY = 256
 _MOST_REPEATS = 3
@@ -50,10 +50,6 @@ class Rules:
         if self.kind == "comment_regex":
             return looks_encrypted(value)
         return matched is self.kind.startswith("encrypted")
-
-
-def looks_encrypted(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith(ENCRYPTED_MARK)
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

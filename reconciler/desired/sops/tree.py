@@ -17,7 +17,8 @@ from typing import Any
 
 from reconciler.desired.sops.cipher import Scalar, ValueCipher, plain_bytes
 from reconciler.desired.sops.errors import SopsError
-from reconciler.desired.sops.rules import Rules, looks_encrypted
+from reconciler.desired.sops.marks import looks_encrypted
+from reconciler.desired.sops.rules import Rules
 from reconciler.model.finding import Code
 from reconciler.model.secret import Secret
 

@@ -12,6 +12,7 @@ import yaml
 from yaml.error import Mark
 
 from reconciler.desired.sops.errors import SopsError
+from reconciler.desired.sops.marks import is_sealed_comment
 from reconciler.desired.sops.scalars import resolve
 from reconciler.desired.sops.tree import DEEPEST
 from reconciler.model.finding import Code
@@ -136,7 +137,8 @@ class _Builder:
         if frame.weight > MOST_NODES or self._nodes > MOST_NODES:
             raise _at(event, Code.YAML_LIMIT, f"more than {MOST_NODES} values")
         if isinstance(frame.container, list):
-            frame.container.append(value)
+            if not is_sealed_comment(value):
+                frame.container.append(value)
         elif frame.key is None:
             frame.key = _key(event, value, frame.container)
         else:

@@ -5,6 +5,7 @@ applied. A file that passes through here keeps its comments, order, quotes, inde
 that change are touched. Called by `encrypt.py`.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import yaml
 
 from reconciler.desired.sops.errors import SopsError
 from reconciler.desired.sops.formats import BLOCK
+from reconciler.desired.sops.marks import is_sealed_comment
 from reconciler.desired.sops.scalars import is_ambiguous
 from reconciler.desired.sops.yaml_events import end_of, events, start_of
 from reconciler.model.finding import Code
@@ -52,10 +54,12 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`values` are those outside the `sops` blocks; `blocks` the span of each block; `ends` of each document."""
+    """`values` are those outside the `sops` blocks; `blocks` the span of each block; `ends` of each document; `notes` are
+    the encrypted comments that stand as items of lists."""
 
     spots: tuple[Spot, ...]
     values: tuple[Spot, ...]
+    notes: tuple[Spot, ...]
     blocks: tuple[tuple[int, int], ...]
     ends: tuple[int, ...]
 
@@ -68,7 +72,7 @@ def layout(text: str) -> Layout:
     spots = tuple(scanner.spots)
     in_block = [_in_block(text, spot) for spot in spots]
     values = tuple(spot for spot, inside in zip(spots, in_block, strict=True) if not inside and not spot.is_key)
-    return Layout(spots, values, tuple(_blocks(text, spots, in_block)), tuple(scanner.ends))
+    return Layout(spots, values, tuple(scanner.notes), tuple(_blocks(text, spots, in_block)), tuple(scanner.ends))
 
 
 def comments(text: str, spots: Iterable[Spot]) -> list[Comment]:
@@ -108,6 +112,7 @@ class _Scanner:
         self._text = text
         self._stack: list[_Frame] = []
         self.spots: list[Spot] = []
+        self.notes: list[Spot] = []
         self.ends: list[int] = []
 
     def see(self, event: yaml.Event) -> None:
@@ -143,7 +148,9 @@ class _Scanner:
             end = start + len(self._text[start:end].rstrip())
         plain = event.implicit[0] and is_ambiguous(event.value)
         line, indent = start_of(event).line + 1, frame.column + 2
-        self.spots.append(Spot(start, end, line, frame.parents, is_key, frame.flow, indent, plain))
+        spot = Spot(start, end, line, frame.parents, is_key, frame.flow, indent, plain)
+        is_note = not frame.is_map and is_sealed_comment(event.value)
+        (self.notes if is_note else self.spots).append(spot)
         if is_key:
             frame.key = event.value
         else:
@@ -179,16 +186,19 @@ def _line_end(text: str, position: int) -> int:
 
 
 def _parents(text: str, position: int, spots: list[Spot], following: int) -> tuple[str, ...]:
-    """`following` is the index of the first spot after the comment."""
+    """`following` is the index of the first spot after the comment. A comment on its own line belongs to what follows, or,
+    indented deeper than that, to the block that ends there."""
     line_start = text.rfind("\n", 0, position) + 1
-    before = spots[following - 1] if following else None
-    if before and before.end > line_start:
-        return before.parents
+    earlier = spots[following - 1 :: -1] if following else []
+    if earlier and earlier[0].end > line_start:
+        flow = list(itertools.takewhile(lambda spot: spot.flow, earlier))
+        return (flow or earlier)[-1 if flow else 0].parents
+    column = position - line_start
     after = spots[following] if following < len(spots) else None
-    if after and (before is None or _indent(text, after) <= position - line_start):
+    if after and (not earlier or len(after.parents) > len(earlier[0].parents) or _indent(text, after) == column):
         return after.parents
-    same = (spot for spot in reversed(spots[:following]) if _indent(text, spot) <= position - line_start)
-    return next((spot.parents for spot in same), ())
+    leftmost = {spot.line: spot for spot in earlier}.values()
+    return next((spot.parents for spot in leftmost if _indent(text, spot) <= column), ())
 
 
 def _indent(text: str, spot: Spot) -> int:

@@ -133,6 +133,8 @@ def test_env_and_ini_blocks_are_unflattened() -> None:
     source = read(env, "env")
     assert source.documents == ({"A": "x\ny=z", "E": ""},)
     assert source.block == {"age": [{"recipient": "r"}, {"enc": "e\nf"}], "mac": "m"}
+    flat = b"sops_shamir_threshold=2\nsops_mac_only_encrypted=true\nsops_version=3\n"
+    assert read(flat, "env").block == {"shamir_threshold": 2, "mac_only_encrypted": True, "version": "3"}
     many = "\n".join(f"sops_age__list_{place}__map_enc={place}" for place in range(12)).encode()
     assert [one["enc"] for one in read(many, "env").block["age"]] == [str(place) for place in range(12)]
     ini = b'top = 1\n; c\n[s]\nk = """a\nb"""\n[sops]\nmac = m\n'

@@ -1,6 +1,7 @@
 """Keyrings, recipients, the sops program, policies, manifests and the cache."""
 
 import json
+import os
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +16,16 @@ from reconciler.desired.sops.encrypt import Sealing, encrypt, rotate
 from reconciler.desired.sops.envelope import MANIFEST_RULES, check_manifests, is_manifest
 from reconciler.desired.sops.errors import SopsError
 from reconciler.desired.sops.formats import read
-from reconciler.desired.sops.keys import Keyring, default_key_file, keyring_from_env, parse_identities
+from reconciler.desired.sops.keys import (
+    Keyring,
+    default_key_file,
+    keyring_from_env,
+    keys_at_hand,
+    parse_identities,
+)
 from reconciler.desired.sops.policy import Policy, find_config, load_policy
 from reconciler.desired.sops.rules import Rules
+from reconciler.desired.sops.waits import Waits
 from reconciler.model.finding import Code
 from reconciler.model.secret import Secret
 
@@ -69,6 +77,18 @@ def test_what_is_no_identity_is_refused_silently(text: str, tmp_path: Path) -> N
         keyring_from_env({"SOPS_AGE_KEY_FILE": str(tmp_path / "none"), "HOME": str(tmp_path)})
 
 
+def test_a_daemon_works_with_the_keys_there_are_and_says_which_are_not(tmp_path: Path) -> None:
+    env = {"SOPS_AGE_KEY_FILE": str(tmp_path / "none"), "HOME": str(tmp_path), "PATH": ""}
+    assert opens(keys_at_hand({**env, "SOPS_AGE_KEY": str(IDENTITY)}))
+    there = keys_at_hand({**env, "SOPS_AGE_KEY": "AGE-SECRET-KEY-1CANARY"})
+    assert (there.identities, len(there.faults)) == ((), 2)
+    assert "CANARY" not in str(there.faults)
+    with pytest.raises(SopsError) as caught:
+        opens(there)
+    missing = f"the key file {tmp_path / 'none'} (SOPS_AGE_KEY_FILE) cannot be read: No such file or directory"
+    assert missing in str(caught.value)
+
+
 @pytest.mark.needs("ssh-keygen")
 @pytest.mark.parametrize("kind", ["ed25519", "rsa"])
 def test_ssh_recipients(kind: str, tmp_path: Path) -> None:
@@ -96,7 +116,7 @@ def sops(tmp_path: Path) -> Any:
 
     def made(script: str) -> Keyring:
         path = tmp_path / "sops"
-        wanted = "--decrypt --input-type json --output-type json /dev/stdin"
+        wanted = "--config /dev/null --decrypt --input-type yaml --output-type json /dev/stdin"
         path.write_text(f'#!/bin/sh\n[ "$*" = "{wanted}" ] || exit 9\ncat >/dev/null\n{script}\n')
         path.chmod(0o755)
         return Keyring(program=str(path))
@@ -117,8 +137,11 @@ def test_the_program_opens_other_recipients(sops: Any) -> None:
     [
         ("echo canary >&2; exit 51", Code.SOPS_MAC_MISMATCH),
         ("exit 52", Code.SOPS_MAC_MISSING),
-        ("exit 128", Code.SOPS_KEY_MISSING),
-        ("echo canary >&2; exit 1", Code.SOPS_MALFORMED),
+        ("exit 25", Code.SOPS_MAC_MISMATCH),
+        ("exit 4", Code.SOPS_MALFORMED),
+        ("echo canary >&2; exit 128", Code.SOPS_KEY_MISSING),
+        ("echo canary >&2; exit 1", Code.SOPS_KEY_MISSING),
+        ("kill -9 $$", Code.SOPS_KEY_MISSING),
         ("echo canary", Code.SOPS_MALFORMED),
         ("""echo '{"a": "x"}'""", Code.SOPS_MALFORMED),
         ("""echo '{"a": ["x"], "n": 5, "c_unencrypted": "y"}'""", Code.SOPS_MALFORMED),
@@ -131,10 +154,51 @@ def test_what_the_program_says_of_a_failure(script: str, code: Code, sops: Any) 
     assert "canary" not in str(caught.value)
 
 
-def test_the_program_that_hangs_is_stopped(sops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.desired.sops.program.DEADLINE_SECONDS", 0.2)
-    with pytest.raises(SopsError, match="did not end"):
-        decrypt(with_sources(PGP), "json", sops("exec sleep 20"))
+@pytest.mark.parametrize("last", ["wait", "exit 0"], ids=["waits", "leaves a child"])
+def test_the_program_that_hangs_is_stopped_with_its_children(
+    last: str, sops: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe ends when the last process that holds it has ended."""
+    monkeypatch.setattr("reconciler.desired.sops.program.DEADLINE_SECONDS", 0.5)
+    os.mkfifo(tmp_path / "held")
+    with os.fdopen(os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)) as held:
+        with pytest.raises(SopsError, match="did not end within"):
+            decrypt(with_sources(PGP), "json", sops(f"exec 3>{tmp_path}/held; echo started >&3; sleep 60 &\n{last}"))
+        os.set_blocking(held.fileno(), True)
+        assert held.read() == "started\n"
+
+
+def test_keys_that_kept_us_waiting_are_asked_again_after_a_while() -> None:
+    now, runs = [100.0], []
+
+    def work(seconds: float, code: Code = Code.SOPS_KEY_MISSING) -> Any:
+        def run() -> bytes:
+            runs.append(seconds)
+            now[0] += seconds
+            raise SopsError(code, "why", "how")
+
+        return run
+
+    def refused(keys: str, *wanted: Any) -> int:
+        with pytest.raises(SopsError, match="why"):
+            waits.run(keys, work(*wanted))
+        return len(runs)
+
+    waits = Waits(lambda: now[0])
+    assert refused("kms a", 0.5) == 1
+    assert refused("kms a", 30.0, Code.SOPS_MAC_MISMATCH) == 2
+    assert refused("kms a", 30.0) == 3
+    assert refused("kms a", 30.0) == 3
+    assert refused("kms b", 0.5) == 4
+    now[0] += 60.0
+    assert waits.run("kms a", lambda: b"clear") == b"clear"
+
+
+def test_what_cannot_be_started(tmp_path: Path) -> None:
+    (tmp_path / "sops").write_text("no program")
+    with pytest.raises(SopsError, match="could not be started") as caught:
+        decrypt(with_sources(PGP), "json", Keyring(program=str(tmp_path / "sops")))
+    assert caught.value.code is Code.SOPS_PROGRAM_MISSING
 
 
 @pytest.mark.parametrize(
@@ -159,9 +223,12 @@ def test_without_the_program_the_finding_says_what_to_do(content: bytes, code: C
     assert caught.value.remedy
 
 
+TRANSIT = {"vault_address": "https://vault.example/", "engine_path": "transit", "key_name": "k", "enc": "x"}
+
+
 def test_the_vault_server_of_the_environment_is_permitted(sops: Any) -> None:
     program = sops("exit 128").program
-    vault = with_sources({"hc_vault": [{"vault_address": "https://vault.example/"}]})
+    vault = with_sources({"hc_vault": [TRANSIT]})
     for keyring, code in (
         (Keyring(program=program), Code.NOT_PERMITTED),
         (Keyring(program=program, vault_addresses=frozenset({"https://vault.example"})), Code.SOPS_KEY_MISSING),
@@ -171,6 +238,54 @@ def test_the_vault_server_of_the_environment_is_permitted(sops: Any) -> None:
         assert caught.value.code is code
     env = {"VAULT_ADDR": "https://vault.example/", "HOME": "/nonexistent"}
     assert keyring_from_env(env).vault_addresses == {"https://vault.example"}
+
+
+ARN = "arn:aws:kms:eu-central-1:123456789012:key/1"
+
+
+@pytest.mark.parametrize(
+    ("source", "fields", "is_permitted"),
+    [
+        ("hc_vault", TRANSIT, True),
+        ("hc_vault", TRANSIT | {"engine_path": "teams/transit"}, True),
+        ("hc_vault", TRANSIT | {"engine_path": "auth/token/revoke-self/x", "key_name": "../.."}, False),
+        ("hc_vault", TRANSIT | {"engine_path": "../sys"}, False),
+        ("hc_vault", TRANSIT | {"engine_path": ""}, False),
+        ("azure_kv", {"vault_url": "https://mine.vault.azure.net", "name": "k"}, True),
+        ("azure_kv", {"vault_url": "https://mine.managedhsm.azure.net/", "name": "k"}, True),
+        ("azure_kv", {"vault_url": "https://evil.example", "name": "k"}, False),
+        ("azure_kv", {"vault_url": "https://evil.example/mine.vault.azure.net", "name": "k"}, False),
+        ("azure_kv", {"vault_url": "http://mine.vault.azure.net", "name": "k"}, False),
+        ("kms", {"arn": ARN}, True),
+        ("kms", {"arn": ARN.replace("aws:", "aws-us-gov:", 1).replace("key/1", "alias/a")}, True),
+        ("kms", {"arn": ARN.replace("eu-central-1", "x@evil.example/")}, False),
+        ("kms", {}, False),
+    ],
+)
+def test_a_file_sends_nobody_where_it_likes(source: str, fields: dict[str, str], is_permitted: bool, sops: Any) -> None:
+    keyring = Keyring(program=sops("exit 128").program, vault_addresses=frozenset({"https://vault.example"}))
+    with pytest.raises(SopsError) as caught:
+        decrypt(with_sources({source: [fields]}), "json", keyring)
+    assert caught.value.code is (Code.SOPS_KEY_MISSING if is_permitted else Code.NOT_PERMITTED)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [{"PGP": PGP["pgp"]}, {"pgp": "x"}, {"pgp": ["x"]}, {"hc_vault": [TRANSIT], "hc_vauLt": [TRANSIT]}],
+)
+def test_what_other_readers_might_take_for_a_key_is_refused(block: dict[str, Any], sops: Any) -> None:
+    """Go's JSON takes field names in any case: what we did not check must not reach the program."""
+    with pytest.raises(SopsError, match=r"not known|not a list of mappings|no identity"):
+        decrypt(with_sources(block), "json", sops("exit 9"))
+
+
+def test_the_program_gets_the_environment_without_a_way_to_ask(tmp_path: Path) -> None:
+    own = {"GNUPGHOME": "/keys", "VAULT_TOKEN": "t", "SOPS_AGE_KEY_FILE": str(tmp_path / "keys.txt"), "PATH": "/bin"}
+    Path(own["SOPS_AGE_KEY_FILE"]).write_text(f"{IDENTITY}\n")
+    kept_back = {"GPG_TTY": "/dev/tty", "DISPLAY": ":0", "WAYLAND_DISPLAY": "w", "RECONCILER_MASTER_KEY": "canary"}
+    keyring = keyring_from_env(own | kept_back)
+    assert keyring.environment == own
+    assert "VAULT_TOKEN" not in repr(keyring)
 
 
 def test_rotate_keeps_foreign_recipients_from_being_lost() -> None:

@@ -156,6 +156,20 @@ def test_documents_of_one_file() -> None:
     assert clear_text(sealed, "yaml", KEYRING).decode() == text
 
 
+def test_encrypted_comments_as_items_of_lists() -> None:
+    """So SOPS writes them: what stands there is no value, and comes back as the comment it was."""
+    text = "l:\n    # one\n    - a\n    # two\n    - {k: b}\n"
+    ours = encrypt(text.encode(), "yaml", WHOLE)
+    theirs = ours.replace(b"    #ENC[", b"    - ENC[")
+    assert theirs.count(b"- ENC[") == 3
+    assert revealed(decrypt(theirs, "yaml", KEYRING).tree) == {"l": ["a", {"k": "b"}]}
+    assert clear_text(theirs, "yaml", KEYRING).decode() == text
+    assert clear_text(rotate(theirs, "yaml", KEYRING, (), WHOLE), "yaml", KEYRING).decode() == text
+    stray = theirs[: theirs.index(b"    - {k")]
+    with pytest.raises(SopsError, match="encrypted already"):
+        encrypt(b"l:\n    - clear\n" + b"\n".join(stray.splitlines()[1:2]) + b"\n", "yaml", WHOLE)
+
+
 def test_rotate_replaces_key_and_recipients_and_nothing_else() -> None:
     other = pyrage.x25519.Identity.generate()
     sealed = encrypt(b"a: x # c\nb_unencrypted: y\n", "yaml", WHOLE)
