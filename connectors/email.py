@@ -4,8 +4,8 @@ In: rendered fields of an event. Out: one SMTP transaction per recipient over on
 the mail is never sent it again while another one is still greylisted. Message-ID, Date and body stay the same over all
 attempts of one delivery. SMTP drops no repeats, and whether a mailbox recognises the Message-ID is its own affair, so the
 channel is declared UNSAFE: where the connection dies between the end of the text and the server's answer, or the process
-does, the delivery ends as `unknown` for a person to decide; a retry then bears the same Message-ID, which most mailboxes
-fold into one. Everything refused before that point is tried again by itself. Not done: reading bounces, attachments.
+does, the delivery ends as `unknown` for a person to decide; what that person sends again is a mail of its own. Everything
+refused before that point is tried again by itself. Not done: reading bounces, attachments.
 """
 
 import re
@@ -20,7 +20,7 @@ from email.utils import getaddresses
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from reconciler.model.event import Message, Receipt
 from reconciler.model.secret import Secret
@@ -56,6 +56,8 @@ def address_of(text: str) -> str:
 
 def _addresses(given: Any) -> Any:
     """A list, or text as people write it: `Ada <ada@example.com>, bob@example.com`."""
+    if not isinstance(given, str | list | tuple | None):
+        return given
     parts = [given] if isinstance(given, str) else list(given or ())
     if any(_CONTROL.search(str(p).strip()) for p in parts):
         raise ValueError("a recipient contains a line break or control character")
@@ -71,7 +73,11 @@ def _one_line(given: Any) -> Any:
     return text
 
 
-Addresses = Annotated[tuple[str, ...], BeforeValidator(_addresses)]
+Addresses = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_addresses),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}, {"type": "null"}]}),
+]
 OneLine = Annotated[str, BeforeValidator(_one_line)]
 
 

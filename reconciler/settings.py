@@ -12,14 +12,15 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from reconciler.model.manifest import Duration, Model
+from reconciler.model.manifest import Duration
+from reconciler.model.written import Written
 
 
 class SettingsError(Exception):
     """A setting is missing or wrong; the message names it and says what is expected."""
 
 
-class Source(Model):
+class Source(Written):
     """Where manifests come from. A token is named by environment variable or file, never written here."""
 
     name: str = "main"
@@ -43,7 +44,7 @@ class Source(Model):
     trust_owner: bool = Field(False, description="Read a repository that belongs to another user of this machine.")
 
 
-class Tenant(Model):
+class Tenant(Written):
     """What workspaces with a matching name may do; the first entry that matches counts."""
 
     workspaces: tuple[str, ...] = ("*",)
@@ -54,7 +55,7 @@ class Tenant(Model):
     secret_folder: Path | None = Field(None, description="`from_file` may read files below this folder; unset: none.")
 
 
-class Hosts(Model):
+class Hosts(Written):
     """Which hosts the daemon connects to. Loopback, link-local and metadata addresses need an entry in `allow`."""
 
     allow: tuple[str, ...] = ()
@@ -63,7 +64,7 @@ class Hosts(Model):
     allow_private: bool = True
 
 
-class Network(Model):
+class Network(Written):
     proxy: str = ""
     no_proxy: tuple[str, ...] = ()
     ca_file: str = ""
@@ -71,7 +72,7 @@ class Network(Model):
     client_key: str = ""
 
 
-class Log(Model):
+class Log(Written):
     format: Literal["console", "json"] = "console"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -84,7 +85,7 @@ def default_state_dir(env: Mapping[str, str]) -> Path:
     return Path(base) / "reconciler"
 
 
-class Settings(Model):
+class Settings(Written):
     """All of them, checked."""
 
     state_dir: Path
@@ -156,7 +157,8 @@ def load_settings(env: Mapping[str, str], file: Path | None = None, flags: Mappi
         values["sources"] = [single]
     values.setdefault("state_dir", default_state_dir(env))
     try:
-        return Settings.model_validate(values)
+        # Not strict: an environment variable is text, whatever it stands for.
+        return Settings.model_validate(values, strict=False)
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(e, path) for e in error.errors())) from None
 

@@ -139,7 +139,7 @@ class GitHub(Hooks):
         app = cast("App", self.auth)
         now = int(self.room.clock.now().timestamp())
         # GitHub's own advice: a minute back for clocks that are ahead; at most ten minutes in all.
-        token = rs256({"iat": now - 60, "exp": now + 540, "iss": app.app_id}, app.private_key)
+        token = rs256({"iat": now - 60, "exp": now + 540, "iss": str(app.app_id)}, app.private_key)
         headers = {**self.headers, "Authorization": f"Bearer {token}"}
         url = self.base_url() + path.format(installation=app.installation_id)
         return await self.room.http.send(method, url, headers=headers, safe=True, classify=self.classify, lane=lane)
@@ -155,9 +155,9 @@ class GitHub(Hooks):
         kept = await self.room.tokens.get(self._token_name) if isinstance(self.auth, App) else None
         if kept is None:
             return
-        await self.room.tokens.drop(self._token_name)
         headers = {**self.headers, **await bearer(kept[0]).headers(self.room)}
         await self.room.http.send("DELETE", self.base_url() + "/installation/token", headers=headers, expect=(401,))
+        await self.room.tokens.drop(self._token_name)
 
     def _catalogs(self) -> list[Partition]:
         """The listings of repositories."""
@@ -207,10 +207,10 @@ class GitHub(Hooks):
         asked = {"create_issue": {"state": "all", **_since(earliest)}, "comment_issue": _since(earliest)}
         path = rest.path.format(**message.fields)
         async for found in self.elements(path, LinkHeader(), params=asked.get(rest.name), lane="deliver"):
-            if is_ours(rest.name, message, found):
-                return Receipt(str(found[rest.receipt]), str(found.get(rest.link) or ""))
             if rest.name not in asked and from_rfc3339(found["created_at"]) < earliest:
                 return None  # newest first
+            if is_ours(rest.name, message, found):
+                return Receipt(str(found[rest.receipt]), str(found.get(rest.link) or ""))
         return None
 
     async def probe(self) -> Probe:

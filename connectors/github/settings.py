@@ -15,9 +15,7 @@ Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+/[A-Za-z0-9._-]*[A-Za
 class Webhook(Settings):
     """Hooks on repositories. Where none are named nothing is registered, and an App's own hook is verified."""
 
-    events: tuple[str, ...] = Field(
-        ("push", "pull_request", "issues", "issue_comment", "deployment_status"), min_length=1
-    )
+    events: tuple[str, ...] = Field(EVENTS, min_length=1)
     secret: Secret = Field(description="Signs deliveries; stored at GitHub, never readable there.")
     repositories: tuple[Repository, ...] = Field((), description="Default: `config.repositories`.")
 
@@ -54,7 +52,7 @@ class App(AuthSettings):
 
     type: Literal["app"] = "app"
     aliases: ClassVar = ("github_app",)
-    app_id: str = Field(description="App id or client id.", coerce_numbers_to_str=True)
+    app_id: str | int = Field(description="App id (a number) or client id.")
     installation_id: int
     private_key: Secret = Field(description="PEM as downloaded from GitHub.")
 

@@ -32,7 +32,7 @@ from reconciler.sdk.auth import Authenticator, Grant, Granted, bearer
 from reconciler.sdk.contract import Answer, Channel, Deletes, Entity, Limit, Probe, Repeat, Right, Room
 from reconciler.sdk.errors import ConnectorError, ForbiddenError, RejectedError, UnauthorizedError, UnsupportedError
 from reconciler.sdk.paging import NextToken, dig
-from reconciler.sdk.rest import Partition, RestChannel, RestConnector, RestEntity, epoch, skew_of
+from reconciler.sdk.rest import Partition, RestChannel, RestConnector, RestEntity, epoch, skew_of, taken
 
 MOST = 999
 JSON = {"Content-Type": "application/json; charset=utf-8"}
@@ -187,14 +187,14 @@ class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
         if rest.name != "update_message":
             message = replace(message, fields={**message.fields, "channel": await self._target(message)})
         answer = await self.send("POST", rest.path, json=rest.body(self, message), headers=JSON, lane="deliver")
-        said = answer.json()
-        return Receipt(f"{said.get('channel') or message.fields['channel']}:{said[rest.receipt]}")
+        said, receipt = taken(answer, rest.receipt)
+        return Receipt(f"{said.get('channel') or message.fields['channel']}:{receipt}")
 
     async def _post(self, webhook: IncomingWebhook, message: Message) -> Receipt:
         """Without metadata, which a webhook does not take; its answer names no message."""
         if own := {"channel", "thread_ts", "reply_broadcast"} & message.fields.keys():
             raise RejectedError(f"an incoming webhook posts to its own channel: leave out {', '.join(sorted(own))}")
-        url, sent = webhook.url.reveal(), content(message.fields)
+        url, sent = webhook.webhook_url.reveal(), content(message.fields)
         answer = await self.room.http.send("POST", url, json=sent, classify=self._classify_webhook, lane="deliver")
         return Receipt(answer.body.decode(errors="replace")[:20])
 
@@ -263,7 +263,7 @@ class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
     async def _probe_webhook(self, webhook: IncomingWebhook) -> Probe:
         """An empty message is refused with 400 and posts nothing; a dead URL is refused otherwise."""
         answer = await self.room.http.send(
-            "POST", webhook.url.reveal(), json={"text": ""}, safe=True, expect=(400,), lane="probe",
+            "POST", webhook.webhook_url.reveal(), json={"text": ""}, safe=True, expect=(400,), lane="probe",
             classify=lambda answer: None if answer.status == 400 else self._classify_webhook(answer),
         )  # fmt: skip
         return Probe("incoming webhook", skew=skew_of(answer, self.room.clock.now()))

@@ -47,7 +47,7 @@ class IncomingWebhook(AuthSettings):
     """A URL that posts into one channel; the URL is the credential. Nothing can be read with it."""
 
     type: Literal["incoming_webhook"] = "incoming_webhook"
-    url: Secret
+    webhook_url: Secret
 
 
 class Content(Settings):

@@ -33,8 +33,8 @@ from reconciler.desired.problem import Problem, dotted
 from reconciler.desired.snapshot import ReadError, Snapshot
 from reconciler.desired.source_error import SourceError
 from reconciler.desired.unresolved import ciphertext_digest, unresolved_paths
-from reconciler.desired.wording import secret_fields
-from reconciler.desired.yaml_source import read_yaml
+from reconciler.desired.wording import secret_fields, takes_text
+from reconciler.desired.yaml_source import read_yaml, scalar
 from reconciler.model.finding import Code, Finding
 from reconciler.model.secret import Secret, Unresolved
 from reconciler.model.state import DesiredIntegration
@@ -103,7 +103,7 @@ class _Work:
     snapshot: Snapshot
     problems: list[Problem] = field(default_factory=list)
     secrets: dict[Path, Secret] = field(default_factory=dict)
-    manifest: tuple[Any, Any] | None = None
+    tried: dict[str, Any] = field(default_factory=dict)
 
     def cleared(self) -> dict[str, Any]:
         """The tree with clear values; problems where one cannot be had."""
@@ -152,20 +152,19 @@ class _Work:
         return self.resolver.registry.load(self.desired.manifest.spec.type)
 
     def _typed(self, node: Any, model: Any, path: Path) -> Any:
-        """`Secret` stays where the connector's model has a secret; elsewhere, such as a wholly encrypted block, it is text."""
+        """`Secret` stays where the connector's model has a secret; elsewhere, such as a wholly encrypted block, it is plain."""
         wanted = secret_fields(model) if model is not None else ()
-        return _map_leaves(node, (), lambda leaf, at: self._leaf(leaf, path + at, at, wanted))
+        fetched = {at for at, _ in unresolved_paths(self.desired.tree)}
 
-    def _leaf(self, leaf: Any, path: Path, inside: Path, wanted: tuple[tuple[str, ...], ...]) -> Any:
-        is_secret = any(_fits(inside, pattern) for pattern in wanted)
-        if isinstance(leaf, Secret):
-            return leaf if is_secret else leaf.reveal()
-        if is_secret and path in self._was_unresolved() and isinstance(leaf, str | int | float) and leaf != "":
-            return Secret(str(leaf))
-        return leaf
+        def typed(leaf: Any, at: Path) -> Any:
+            if (*path, *at) not in fetched or not isinstance(leaf, Secret | str | int | float) or leaf == "":
+                return leaf
+            if any(_fits(at, pattern) for pattern in wanted):
+                return leaf if isinstance(leaf, Secret) else Secret(_spelled(leaf))
+            value = leaf.reveal() if isinstance(leaf, Secret) else leaf
+            return value if takes_text(model, at) else _read(_spelled(value))
 
-    def _was_unresolved(self) -> set[Path]:
-        return {path for path, _ in unresolved_paths(self.desired.tree)}
+        return _map_leaves(node, (), typed)
 
     def _value(self, path: Path, leaf: Unresolved) -> Any:
         rule = self.resolver.policy.rule_of(self.desired.ref.workspace) or WorkspaceRule(hosts=())
@@ -178,21 +177,32 @@ class _Work:
         return _from_file(leaf.file, rule)
 
     def _decrypted(self, path: Path, leaf: Unresolved) -> Any:
-        file = self.desired.origin.file
-        if self.manifest is None:
-            content = self._read(file, Code.SOURCE_UNAVAILABLE)
-            self.manifest = self._opened(file, content)
-        written, clear = self.manifest
+        written, clear = self._once("the manifest", self._opened)
         if ciphertext_digest(_at(written, ("spec", *path))) != leaf.digest:
             remedy = "correct the manifest; its last good revision stays in force as far as it is known"
             raise _MissingError(Code.SOURCE_UNAVAILABLE, "the file no longer holds this value", remedy)
         return _at(clear, ("spec", *path))
 
-    def _opened(self, file: str, content: bytes) -> tuple[Any, Any]:
+    def _once(self, what: str, work: Callable[[], Any]) -> Any:
+        """One try, however many values stand there: opening may mean to wait for a key service that does not answer."""
+        if what not in self.tried:
+            try:
+                self.tried[what] = work()
+            except _MissingError as error:
+                self.tried[what] = error
+        found = self.tried[what]
+        if isinstance(found, _MissingError):
+            raise _MissingError(found.code, found.message, found.remedy)
+        return found
+
+    def _opened(self) -> tuple[Any, Any]:
         """The manifest's document as written and in clear. All documents are opened: they may share one MAC."""
         from reconciler.desired.sops.document import decrypt_documents
         from reconciler.desired.sops.formats import decoded
         from reconciler.desired.sops.yaml_events import read_documents
+
+        file = self.desired.origin.file
+        content = self._read(file, Code.SOURCE_UNAVAILABLE)
 
         def trees() -> list[Any]:
             return [tree for tree in read_documents(decoded(content)) if isinstance(tree, dict)]
@@ -211,20 +221,23 @@ class _Work:
         return written[mine[0]], clear[mine[0]]
 
     def _from_sops(self, leaf: Unresolved) -> Any:
-        from reconciler.desired.sops.document import decrypt
-        from reconciler.desired.sops.formats import format_of
-
-        keyring = self.resolver.keyring
-        content = self._read(leaf.file, Code.SECRET_MISSING)
-        blob, kind = self.snapshot.files[leaf.file].blob_id, format_of(PurePath(leaf.file))
-        opened = self._sops(
-            lambda: self.resolver.cache.get(blob, kind, keyring, lambda: decrypt(content, kind, keyring).tree)
-        )
+        opened = self._once(f"the file {leaf.file}", lambda: self._opened_file(leaf.file))
         value = _at(opened, tuple(leaf.key.split(".")))
         if value is None or isinstance(value, dict | list):
             message = f"{leaf.file} has no value at the key {leaf.key}"
             raise _MissingError(Code.SECRET_MISSING, message, "key is the dotted path of one value in the file")
         return value
+
+    def _opened_file(self, file: str) -> Any:
+        from reconciler.desired.sops.document import decrypt
+        from reconciler.desired.sops.formats import format_of
+
+        keyring = self.resolver.keyring
+        content = self._read(file, Code.SECRET_MISSING)
+        blob, kind = self.snapshot.files[file].blob_id, format_of(PurePath(file))
+        return self._sops(
+            lambda: self.resolver.cache.get(blob, kind, keyring, lambda: decrypt(content, kind, keyring).tree)
+        )
 
     def _sops(self, work: Callable[[], Any]) -> Any:
         from reconciler.desired.sops.errors import SopsError
@@ -281,6 +294,23 @@ def _file_secret(path: FilePath, name: str) -> Secret:
 def _document_of(documents: Any, desired: DesiredIntegration) -> int:
     wanted = Identity(desired.ref.name, desired.ref.workspace)
     return next((one.index for one in documents if identity(one.tree) == wanted), 0)
+
+
+def _spelled(value: str | float) -> str:
+    """As SOPS encrypts it: JSON's 12345 comes back as a float, and is no 12345.0."""
+    if isinstance(value, str):
+        return value
+    from reconciler.desired.sops.cipher import plain_bytes
+
+    return plain_bytes(value).decode()
+
+
+def _read(text: str) -> Any:
+    """Variables and files hold text: what stands for a number or a truth is read as a manifest is."""
+    try:
+        return scalar(text)
+    except ValueError:
+        return text
 
 
 def _revealed_type(auth: Any) -> dict[str, Any]:

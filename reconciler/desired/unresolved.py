@@ -7,6 +7,7 @@ In: the tree of `spec` as parsed. Out: a copy in which each `ENC[...]` and each 
 
 import hashlib
 import posixpath
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -21,6 +22,12 @@ from reconciler.model.secret import Unresolved
 
 REFERENCES = frozenset({"from_sops", "from_env", "from_file"})
 MAY_HOLD_SECRETS = ("auth", "config")
+_OPENING = CIPHERTEXT.partition("[")[0] + "["
+_BYTES = r"(?:[A-Za-z0-9+/]{4})"
+_WHOLE = re.compile(  # a nonce of 32 bytes, a tag of 16
+    rf"ENC\[AES256_GCM,data:{_BYTES}*[A-Za-z0-9+/]{{2}}[A-Za-z0-9+/=]{{2}},iv:{_BYTES}{{10}}[A-Za-z0-9+/]{{3}}=,"
+    rf"tag:{_BYTES}{{5}}[A-Za-z0-9+/]{{2}}==,type:[a-z]+\]"
+)
 Reference = Literal["from_sops", "from_env", "from_file"]
 BlobOf = Callable[[str], str | None]
 
@@ -48,6 +55,10 @@ def mark_secrets(
     for key, value in spec.items():
         path: Path = ("spec", key)
         tree[key] = marker.marked(value, path) if key in MAY_HOLD_SECRETS else marker.refused(value, path)
+        if isinstance(tree[key], Unresolved):
+            marker.wrong(
+                path, f"spec.{key} must be a mapping, not one value", "encrypt or refer to the values below it"
+            )
     marker.found.tree = tree
     return marker.found
 
@@ -66,9 +77,14 @@ class _Marker:
             return {key: self.marked(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list):
             return [self.marked(item, (*path, index)) for index, item in enumerate(value)]
-        if not is_encrypted(value):
+        if not (isinstance(value, str) and value.startswith(_OPENING)):
             return value
-        self.found.holds_ciphertext = True
+        self.found.holds_ciphertext |= is_encrypted(value)
+        if _WHOLE.fullmatch(value) is None:
+            remedy = "copy the whole value once more, or take the file back from Git as it was"
+            self.wrong(
+                path, f"{dotted(path)} is only a part of an encrypted value: it was cut", remedy, Code.SOPS_MALFORMED
+            )
         return Unresolved("encrypted", _digest(value))
 
     def refused(self, value: Any, path: Path) -> Any:

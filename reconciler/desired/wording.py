@@ -11,27 +11,19 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from reconciler.desired.mending import LIST, MAPPING, NUMBER, TEXT, TRUTH, WHOLE, mending, seen, standing
 from reconciler.desired.positions import Path
-from reconciler.desired.problem import Problem, did_you_mean, dotted, shown
+from reconciler.desired.problem import Problem, did_you_mean, dotted
 from reconciler.model.finding import Code
 from reconciler.model.secret import Secret, Unresolved
 
 _KINDS = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "set_type": "a list",
-    "frozen_set_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
+    "string_type": TEXT,
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing"), NUMBER),
+    **dict.fromkeys(("bool_type", "bool_parsing"), TRUTH),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), LIST),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), MAPPING),
 }
 
 
@@ -69,40 +61,53 @@ def partial_model(model: type[Model], tree: Any) -> Model | None:
 def _worded(
     model: type[BaseModel], tree: Mapping[str, Any], base: Path, error: ValidationError, *, may_show: bool
 ) -> Iterator[Problem]:
-    told: set[Path] = set()
+    found: dict[Path, list[Any]] = {}
     for one in error.errors(include_url=False):
         if _holds_unresolved(one["input"]) and one["type"] not in ("missing", "extra_forbidden"):
             continue
         path = _existing(tree, one["loc"], keep_last=one["type"] == "missing")
-        if path in told:
-            continue
-        told.add(path)
-        yield _problem(model, one, path, base, may_show=may_show)
+        found.setdefault(path, []).append(one)
+    for path, errors in found.items():
+        yield _problem(model, errors, path, base, may_show=may_show)
 
 
-def _problem(model: type[BaseModel], error: Any, path: Path, base: Path, *, may_show: bool) -> Problem:
+def _problem(model: type[BaseModel], errors: list[Any], path: Path, base: Path, *, may_show: bool) -> Problem:
+    """Several errors at one place are those of the members of a union."""
+    error = errors[0]
     where, kind, value = dotted((*base, *path)), error["type"], error["input"]
     if kind == "missing":
         return Problem((*base, *path), Code.MISSING_FIELD, f"{where} is missing", _described(model, path))
     if kind == "extra_forbidden":
         remedy = did_you_mean(path[-1] if path else "", field_names(model_at(model, path[:-1])), "known fields")
         return Problem((*base, *path), Code.UNKNOWN_FIELD, f"unknown field {where}", remedy, at_key=True)
-    seen = f", not {shown(value)}" if may_show and isinstance(value, str | int | float | bool) else ""
-    if kind == "literal_error":
+    if wanted := _wanted(errors):
+        message = f"{where} must be {' or '.join(wanted)}{standing(wanted[0], value, may_show=may_show)}"
+        remedy = mending(wanted[0], value, may_show=may_show) or _described(model, path)
+        return Problem((*base, *path), Code.INVALID_VALUE, message, remedy)
+    is_shown = may_show and isinstance(value, str | int | float)
+    instead = seen("", value) if is_shown else ""
+    if kind in ("literal_error", "enum"):
         expected = error["ctx"]["expected"]
-        remedy = did_you_mean(
-            value, [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")], "permitted"
-        )
-        return Problem((*base, *path), Code.INVALID_VALUE, f"{where} must be {expected}{seen}", remedy if seen else "")
-    if kind in _KINDS:
-        quoted = kind == "string_type" and isinstance(value, str | int | float | bool)
-        remedy = "put it in quotes" if quoted else _described(model, path)
-        return Problem(
-            (*base, *path), Code.INVALID_VALUE, f"{where} must be {_KINDS[kind]}{seen or _kind_of(value)}", remedy
-        )
+        remedy = _choice(value, expected) if is_shown else ""
+        return Problem((*base, *path), Code.INVALID_VALUE, f"{where} must be {expected}{instead}", remedy)
     # Whoever raised a ValueError has chosen the words, often with the value in them.
-    said = _said(error) if kind == "value_error" else f"{_said(error)}{seen}"
+    said = _said(error) if kind == "value_error" else f"{_said(error)}{instead}"
     return Problem((*base, *path), Code.INVALID_VALUE, f"{where} {said}", _described(model, path))
+
+
+def _wanted(errors: list[Any]) -> list[str]:
+    """What would be right, in our words; empty where the error is not about the type."""
+    if errors[0]["type"] == "is_instance_of" and errors[0]["ctx"]["class"] == Secret.__name__:
+        return ["a secret text"]
+    kinds = [_KINDS.get(one["type"], "") for one in errors]
+    return list(dict.fromkeys(filter(None, kinds))) if kinds[0] else []
+
+
+def _choice(value: object, expected: str) -> str:
+    choices = expected.replace(" or ", ", ").split(", ")
+    if not isinstance(value, str) and f"'{value}'" in choices:
+        return "put it in quotes"
+    return did_you_mean(value, [choice.strip("'") for choice in choices], "permitted")
 
 
 def _said(error: Any) -> str:
@@ -118,14 +123,6 @@ def _said(error: Any) -> str:
         if text.startswith(before):
             return after + text.removeprefix(before)
     return f"is not accepted: {text}"
-
-
-def _kind_of(value: object) -> str:
-    if value is None:
-        return ", but nothing stands here"
-    return (
-        ", not a mapping" if isinstance(value, Mapping) else ", not a list" if isinstance(value, list | tuple) else ""
-    )
 
 
 def _existing(tree: Any, location: tuple[int | str, ...], *, keep_last: bool) -> Path:
@@ -167,10 +164,19 @@ def _described(model: type[BaseModel], path: Path) -> str:
 
 def model_at(model: type[BaseModel], path: Path) -> type[BaseModel] | None:
     """The model that stands at a path, where the annotations tell."""
+    return next(iter(_models(_annotation_at(model, path))), None)
+
+
+def takes_text(model: type[BaseModel] | None, path: Path) -> bool:
+    """Whether text may stand at a path; also where the annotations do not tell."""
+    return not set(_options(_annotation_at(model, path))) <= {bool, int, float, type(None)}
+
+
+def _annotation_at(model: type[BaseModel] | None, path: Path) -> Any:
     annotation: Any = model
     for step in path:
         annotation = _below(annotation, step)
-    return next(iter(_models(annotation)), None)
+    return annotation
 
 
 def _below(annotation: Any, step: str | int) -> Any:

@@ -55,10 +55,10 @@ class Subscription:
             raise RenderError(Reason.TEMPLATE_FAILED, f"when: {error}") from None
 
     def render(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        """The channel's fields as JSON values, checked against its model."""
+        """The channel's fields as JSON values, checked against its model. What a template made is text, also of a number."""
         try:
             values = self.fields.render(context)
-            checked = self.model.model_validate(values)
+            checked = self.model.model_validate(values, strict=False)
         except TemplateError as error:
             raise RenderError(Reason.TEMPLATE_FAILED, str(error)) from None
         except ValidationError as error:

@@ -6,9 +6,10 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from reconciler.model.duration import parse_duration
+from reconciler.model.written import Written
 
 API_VERSION = "reconciler.dev/v1"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="DNS label: a-z, 0-9 and -.")]
@@ -19,13 +20,7 @@ Duration = Annotated[
 ]
 
 
-class Model(BaseModel):
-    """Frozen and closed: an unknown field is a finding, never ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class Metadata(Model):
+class Metadata(Written):
     name: Name
     workspace: Name = Field(
         "default", description="Tenant. Workspace and name are the identity; moving the file never matters."
@@ -34,7 +29,7 @@ class Metadata(Model):
     annotations: dict[str, str] = Field(default_factory=dict, description="Free notes; not interpreted.")
 
 
-class Fields(Model):
+class Fields(Written):
     include: tuple[str, ...] = Field(
         (), description="Dotted fields to keep; empty keeps all. Key and cursor are always kept."
     )
@@ -44,7 +39,7 @@ class Fields(Model):
     )
 
 
-class Sync(Model):
+class Sync(Written):
     schedule: str | None = Field(None, description="Cron expression with five fields, read in `time_zone`.")
     every: Duration | None = Field(None, description="Interval such as 15m; instead of `schedule`.")
     time_zone: str = Field("UTC", description="IANA name, e.g. Europe/Berlin.")
@@ -63,7 +58,7 @@ class Sync(Model):
     timeout: Duration = Field(timedelta(hours=6), description="Deadline of one run.")
 
 
-class Synchronization(Model):
+class Synchronization(Written):
     name: Name
     event_type: str = Field(
         pattern=r"^[a-z0-9_*]+(\.[a-z0-9_*]+)+$",
@@ -81,17 +76,17 @@ class Synchronization(Model):
     enabled: bool = True
 
 
-class Objectives(Model):
+class Objectives(Written):
     freshness: Duration | None = Field(None, description="Longest age of the last successful sync.")
     delivery: Duration | None = Field(None, description="Longest age of an undelivered event.")
 
 
-class Drift(Model):
+class Drift(Written):
     mode: Literal["correct", "detect", "off"] = "correct"
     ignore: tuple[str, ...] = Field((), description="JSON pointers into the remote object that are not compared.")
 
 
-class Network(Model):
+class Network(Written):
     """How this integration's remote is reached; default: the daemon's own settings."""
 
     proxy: str | None = Field(None, description="URL of an HTTP proxy.")
@@ -100,7 +95,7 @@ class Network(Model):
     client_key_file: str | None = Field(None, description="PEM key in the permitted folder of this workspace.")
 
 
-class Spec(Model):
+class Spec(Written):
     type: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="The connector; `reconciler connectors` lists them.")
     display_name: str | None = None
     enabled: bool = Field(True, description="false: the configuration stays, connection and syncs stop.")
@@ -119,7 +114,7 @@ class Spec(Model):
     depends_on: tuple[Name, ...] = ()
 
 
-class Integration(Model):
+class Integration(Written):
     """One connection to one remote system."""
 
     apiVersion: Literal["reconciler.dev/v1"]
@@ -128,19 +123,19 @@ class Integration(Model):
     spec: Spec
 
 
-class WorkspaceDefaults(Model):
+class WorkspaceDefaults(Written):
     sync: Sync | None = None
     drift: Drift | None = None
     objectives: Objectives | None = None
 
 
-class Retention(Model):
+class Retention(Written):
     logs: Duration = timedelta(days=90)
     runs: Duration = timedelta(days=90)
     events: Duration = timedelta(days=90)
 
 
-class Token(Model):
+class Token(Written):
     """An API token of the workspace, held as a hash."""
 
     name: Name
@@ -149,20 +144,20 @@ class Token(Model):
     expires_at: str | None = None
 
 
-class WorkspaceSpec(Model):
+class WorkspaceSpec(Written):
     display_name: str | None = None
     defaults: WorkspaceDefaults = WorkspaceDefaults()
     retention: Retention = Retention()
     tokens: tuple[Token, ...] = ()
 
 
-class WorkspaceMetadata(Model):
+class WorkspaceMetadata(Written):
     name: Name
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
 
 
-class Workspace(Model):
+class Workspace(Written):
     """A tenant's defaults, retention and API tokens."""
 
     apiVersion: Literal["reconciler.dev/v1"]

@@ -15,19 +15,16 @@ from enum import StrEnum
 from random import Random
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
-
 from reconciler.model.clock import Clock
 from reconciler.model.event import Message, Receipt
 from reconciler.model.record import LogLevel, Page, ReadRequest
 from reconciler.model.secret import Secret
+from reconciler.model.written import Written
 from reconciler.sdk.errors import ConnectorError
 
 
-class Settings(BaseModel):
-    """Base of every `Config`, `Auth` and channel model: closed and frozen; an unknown field is a finding."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+class Settings(Written):
+    """Base of every `Config`, `Auth` and channel model, and of the models within: closed, frozen, nothing is converted."""
 
 
 class AuthSettings(Settings):

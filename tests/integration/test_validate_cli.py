@@ -70,6 +70,21 @@ def test_all_findings_of_all_files_at_once_with_paths_as_typed(
     assert err == "4 files, 5 errors\n"
 
 
+def test_yes_is_text_and_the_finding_says_what_to_write(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, a=good("a").replace("spec:", "spec:\n  enabled: yes\n  display_name: 0123"))
+    assert main(["validate", "teams"]) == 1
+    enabled, name = capsys.readouterr().out.splitlines()
+    assert enabled == (
+        "teams/a.yaml:6:12: invalid-value: spec.enabled must be true or false, not 'yes' "
+        "(write true; yes, no, on and off are text in YAML 1.2)"
+    )
+    assert name == (
+        "teams/a.yaml:7:17: invalid-value: spec.display_name must be text, not the number 123 (put it in quotes)"
+    )
+    write(folder, a=good("a").replace("spec:", "spec:\n  enabled: true\n  display_name: '0123'"))
+    assert main(["validate", "teams"]) == 0
+
+
 def test_one_file_is_judged_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(folder, a=good("a") + "  depends_on: [elsewhere]\n", broken="a: [")
     assert main(["validate", "teams/a.yaml"]) == 0

@@ -37,7 +37,6 @@ class Case(ABC):
     pages_may_be_empty: ClassVar[bool] = True  # the vendor can give an empty page while more follow
     reads_all: ClassVar[frozenset[str]] = frozenset()  # entities whose remote cannot be asked for changes only
     null_cursors: ClassVar[frozenset[str]] = frozenset()  # entities whose change time may be missing
-    speaks_http: ClassVar[bool] = True  # False: LDAP, SMTP; faults of HTTP do not apply
     revokes: ClassVar[bool] = False  # tokens obtained at run time are given back on disconnect
     finds_by_content: ClassVar[frozenset[str]] = frozenset()  # FIND channels without a mark: equal texts look the same
     renews: ClassVar[bool] = False  # there is an auth type whose token the connector renews after a 401
@@ -138,5 +137,5 @@ def message(
     channel: Channel, fields: Mapping[str, Any], *, number: int = 1, is_repeat: bool = False, at: datetime | None = None
 ) -> Message:
     """A message as the engine makes it: fields checked by the channel's model."""
-    checked = channel.fields.model_validate(dict(fields)).model_dump(mode="json", exclude_none=True)
+    checked = channel.fields.model_validate(dict(fields), strict=False).model_dump(mode="json", exclude_none=True)
     return Message(f"dlv-{number}", f"evt-{number}", "kit.checked", checked, is_repeat=is_repeat, first_attempt_at=at)

@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from reconciler.model.secret import Secret
-from reconciler.sdk.contract import Connector, Finds, NoAuth, Repeat
+from reconciler.sdk.contract import Connector, Finds, NoAuth, Repeat, Settings
 from reconciler.sdk.errors import ConnectorError, ForbiddenError, UnauthorizedError
 from reconciler.sdk.testing.case import CANARY, Case
 from reconciler.sdk.testing.faults import reset
@@ -61,7 +61,11 @@ class Declaring:
             for where, annotation in _leaves(model):
                 if _SECRET_NAME.search(where) and annotation is str:
                     pytest.fail(f"{model.__name__}.{where} is named like a secret but is not of type Secret")
-            assert model.model_config.get("extra") == "forbid", f"{model.__name__} must refuse unknown fields"
+            for part in (model, *_within(model)):
+                assert issubclass(part, Settings), (
+                    f"{part.__name__} must be Settings: they convert nothing, `yes` is no true"
+                )
+                assert part.model_config.get("extra") == "forbid", f"{part.__name__} must refuse unknown fields"
 
     async def test_every_auth_type_has_an_example_and_every_alias_works(self) -> None:
         kind = self.case.connector
@@ -142,6 +146,18 @@ def _leaves(model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
                 yield from ((f"{name}.{where}", deeper) for where, deeper in _leaves(kind))
             elif kind in (str, Secret):
                 yield name, kind
+
+
+def _within(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """The models of its fields, however deep; a model may hold itself."""
+    found: set[type[BaseModel]] = set()
+    left = [model]
+    while left:
+        kinds = [kind for field in left.pop().model_fields.values() for kind in _parts(field.annotation)]
+        fresh = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)} - found
+        found |= fresh
+        left += fresh
+    return found
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

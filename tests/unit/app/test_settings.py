@@ -1,5 +1,6 @@
 """The daemon's settings: file, environment and flags as one, and a wrong one told with its name."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,15 @@ def test_later_places_win(tmp_path: Path) -> None:
     settings = load_settings(env, file, {"listen": "127.0.0.1:3", "log.level": None})
     assert (settings.listen, settings.log.format, str(settings.state_dir)) == ("127.0.0.1:3", "json", "/from/file")
     assert [(s.url, s.token_env) for s in settings.sources] == [("/repo", "RECONCILER_REPO_TOKEN")]
+
+
+@pytest.mark.parametrize("written", ["true", "'true'", "yes", "'yes'", "1"])
+def test_settings_are_no_manifest_and_take_text_for_what_it_stands_for(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"sources: [{{url: a, allow_http: {written}, interval: 5m}}]")
+    settings = load_settings({"RECONCILER_STATE_DIR": "/5", "RECONCILER_PROBE_INTERVAL": "30s"}, file)
+    assert settings.sources[0].allow_http is True
+    assert (settings.sources[0].interval, settings.probe_interval) == (timedelta(minutes=5), timedelta(seconds=30))
 
 
 @pytest.mark.parametrize(

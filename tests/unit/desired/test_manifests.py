@@ -9,7 +9,7 @@ from reconciler.model.ids import Ref
 from reconciler.model.secret import Unresolved
 from tests.unit.desired.manifest_kit import check, desk, lines, only_finding
 
-CIPHER = "'ENC[AES256_GCM,data:q83v,iv:q83v,tag:q83v,type:str]'"
+CIPHER = f"'ENC[AES256_GCM,data:q83v,iv:{'q83v' * 10}q80=,tag:{'q83v' * 5}qw==,type:str]'"
 SOPS = "sops: {mac: x}\n"
 SEND = "{name: s, event_type: ticket.created, action: post, template: 'x', map: {channel: c}}"
 
@@ -31,10 +31,11 @@ def test_a_right_manifest_becomes_an_integration() -> None:
         ({"type": "desk2"}, "m.yaml:5:9: unknown-type: there is no connector of type 'desk2' (did you mean desk?)"),
         ({"enabled": "maybe"}, ("m.yaml:8:12: invalid-value: spec.enabled must be true or false, not 'maybe' (false: the "
                                "configuration stays, connection and syncs stop.)")),
-        ({"display_name": "7"}, "m.yaml:8:17: invalid-value: spec.display_name must be text, not 7 (put it in quotes)"),
+        ({"display_name": "7"}, ("m.yaml:8:17: invalid-value: spec.display_name must be text, not the number 7 (put it in "
+                                 "quotes)")),
         ({"deletion_policy": "purg"}, ("m.yaml:8:20: invalid-value: spec.deletion_policy must be 'disconnect', 'purge' or "
                                       "'orphan', not 'purg' (did you mean purge?)")),
-        ({"depends_on": "b"}, "m.yaml:8:15: invalid-value: spec.depends_on must be a list, not 'b'"),
+        ({"depends_on": "b"}, "m.yaml:8:15: invalid-value: spec.depends_on must be a list, not 'b' (write [b])"),
         ({"config": "{}"}, "m.yaml:7:3: missing-field: spec.config.url is missing"),
         ({"config": "{url: 'https://x', retries: 11}"}, ("m.yaml:7:39: invalid-value: spec.config.retries must be less than "
                                                         "or equal to 10, not 11")),
@@ -202,6 +203,20 @@ class TestSecrets:
         checked = check({"m.yaml": text})
         assert not checked.state.findings
         assert checked.state.integrations[Ref("default", "a")].tree["config"]["retries"].kind == "encrypted"
+
+    @pytest.mark.parametrize(
+        "cut",
+        [
+            *("ENC[...]", "ENC[AES256_GCM,data:...]", "ENC[AES", CIPHER.strip("'")[:-1], CIPHER.strip("'")[:40]),
+            *(CIPHER.strip("'").replace("q83vq80=", more) for more in ("q80=", "...", "q83vq83vq80=")),
+            CIPHER.strip("'").replace("data:q83v", "data:q83"),
+        ],
+    )
+    def test_cut_ciphertext_is_told_as_such(self, cut: str) -> None:
+        assert only_finding(desk(auth=f"{{type: key, key: '{cut}'}}") + SOPS) == (
+            "m.yaml:6:26: sops-malformed: spec.auth.key is only a part of an encrypted value: it was cut"
+            " (copy the whole value once more, or take the file back from Git as it was)"
+        )
 
     def test_ciphertext_without_a_sops_block_is_refused(self) -> None:
         assert "sops-malformed: there are encrypted values" in only_finding(desk(auth=f"{{type: key, key: {CIPHER}}}"))

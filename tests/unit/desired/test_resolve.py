@@ -1,5 +1,7 @@
 """Clear values: from ciphertext, SOPS files, environment and files, within what a workspace may read, and never half."""
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,6 +29,11 @@ KEYRING = keyring_from_env({"SOPS_AGE_KEY": str(IDENTITY)})
 def sealed(text: str, regex: str = "^(key|password|auth)$") -> bytes:
     sealing = Sealing((str(IDENTITY.to_public()),), Rules("encrypted_regex", regex), datetime(2024, 1, 1, tzinfo=UTC))
     return encrypt(text.encode(), "yaml", sealing)
+
+
+def sealed_json(values: Mapping[str, object]) -> bytes:
+    sealing = Sealing((str(IDENTITY.to_public()),), Rules("encrypted_regex", ".*"), datetime(2024, 1, 1, tzinfo=UTC))
+    return encrypt(json.dumps(values).encode(), "json", sealing)
 
 
 def resolver(
@@ -92,6 +99,17 @@ def test_a_value_of_a_sops_file(key: str) -> None:
     assert spec.auth["key"] == Secret("12345" if key == "number" else CANARY)
 
 
+@pytest.mark.parametrize(("number", "text"), [("12345", "12345"), ("1.50", "1.5"), ("0.0000001", "0.0000001")])
+def test_a_number_of_a_json_file_is_spelled_as_it_was_encrypted(number: str, text: str) -> None:
+    """SOPS holds every number of JSON as a float."""
+    sealing = Sealing((str(IDENTITY.to_public()),), Rules(), datetime(2024, 1, 1, tzinfo=UTC))
+    secrets = encrypt(f'{{"pin": {number}}}'.encode(), "json", sealing)
+    manifest = desk(auth="{type: key, key: {from_sops: {file: s.json, key: pin}}}")
+    spec = resolve({"m.yaml": manifest, "s.json": secrets}).spec
+    assert spec is not None
+    assert spec.auth["key"] == Secret(text)
+
+
 def test_environment_and_files(tmp_path: Path) -> None:
     (tmp_path / "desk").mkdir()
     (tmp_path / "desk" / "backup").write_text("from-a-file\n")
@@ -99,6 +117,21 @@ def test_environment_and_files(tmp_path: Path) -> None:
     spec = resolve({"m.yaml": desk(auth=auth)}, resolver(WorkspaceRule(env_prefix="APP_", secret_folder=tmp_path))).spec
     assert spec is not None
     assert spec.auth == {"type": "key", "key": Secret(CANARY), "backup_key": Secret("from-a-file")}
+
+
+@pytest.mark.parametrize("retries", ["{from_env: APP_RETRIES}", "{from_sops: {file: s.json, key: retries}}"])
+def test_a_number_may_come_from_where_all_is_text(retries: str) -> None:
+    """Variables are text, and SOPS gives the numbers of JSON back as floats."""
+    manifest = desk(
+        auth="{type: basic, username: {from_env: APP_USER}, password: {from_env: APP_KEY}}",
+        config=f"{{url: 'https://desk.test', retries: {retries}}}",
+    )
+    env = {"APP_RETRIES": "7", "APP_USER": "7", "APP_KEY": CANARY}
+    spec = resolve({"m.yaml": manifest, "s.json": sealed_json({"retries": 7})}, resolver(env=env)).spec
+    assert spec is not None
+    assert spec.config == {"url": "https://desk.test", "retries": 7}
+    assert type(spec.config["retries"]) is int
+    assert spec.auth["username"] == "7"
 
 
 def test_the_effective_hash_follows_clear_values_only() -> None:
@@ -157,6 +190,18 @@ class TestRefusals:
         found = resolve({"m.yaml": sealed_file}, resolver(keyring=Keyring()))
         assert "sops-key-missing: spec.auth.key: no identity opens the data key" in only_finding(found)
 
+    def test_a_file_is_tried_once_however_many_values_it_holds(self, tmp_path: Path) -> None:
+        program = tmp_path / "sops"
+        program.write_text(f"#!/bin/sh\necho tried >> {tmp_path}/tries\nexit 128\n")
+        program.chmod(0o755)
+        text = desk(auth=f"{{type: basic, username: u, password: {CANARY}}}")
+        block = b"sops:\n    pgp: [{fp: F, enc: x, created_at: '2024-01-01T00:00:00Z'}]\n"
+        foreign = re.sub(rb"sops:\n    age:\n(        .*\n)+", block, sealed(text, "^auth$"))
+        found = resolve({"m.yaml": foreign}, resolver(keyring=Keyring(program=str(program))))
+        assert {str(one.code) for one in found.findings} == {"sops-key-missing"}
+        assert len(found.findings) == 3
+        assert (tmp_path / "tries").read_text() == "tried\n"
+
     def test_a_changed_clear_value_breaks_the_whole_manifest(self) -> None:
         changed = sealed(desk(auth=f"{{type: key, key: {CANARY}}}"), "^key$").replace(b"desk.test", b"evil.test")
         assert "sops-mac-mismatch" in only_finding(resolve({"m.yaml": changed}))
@@ -176,6 +221,15 @@ class TestRefusals:
         line = only_finding(resolve({"m.yaml": sealed(text, "^(key|retries)$")}))
         assert "invalid-value: spec.config.retries must be less than or equal to 10" in line
         assert "99" not in line
+
+    @pytest.mark.parametrize("value", ["yes", "07.5", "many"])
+    def test_a_variable_that_is_no_number(self, value: str) -> None:
+        config = "{url: 'https://desk.test', retries: {from_env: APP_RETRIES}}"
+        manifest = desk(auth="{type: key, key: {from_env: APP_KEY}}", config=config)
+        env = {"APP_KEY": CANARY, "APP_RETRIES": value}
+        line = only_finding(resolve({"m.yaml": manifest}, resolver(env=env)))
+        assert line.startswith("m.yaml:7:47: invalid-value: spec.config.retries must be a whole number, not ")
+        assert value not in line
 
     def test_a_file_that_changed_since_is_not_taken_for_the_old_one(self) -> None:
         shot = snapshot({"m.yaml": sealed(desk(auth="{type: key, key: one}"), "^key$")})

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from reconciler.model.clock import rfc3339
 from reconciler.model.event import Message, Receipt
@@ -222,6 +223,11 @@ class RepeatsBlindly(Good):
         return Receipt("1")
 
 
+class TakesHalfAnAnswerForNone(Good):
+    async def deliver(self, channel: Channel, message: Message) -> Receipt:
+        return Receipt((await self.send("POST", "/notes", json=dict(message.fields), lane="deliver")).json()["id"])
+
+
 class ClaimsToBeSafe(Good):
     channels = (replace(NOTES, repeat=Repeat.SAFE),)
 
@@ -251,6 +257,19 @@ class ShowsItsSecret(Good):
     auth_types = (OpenToken,)
 
 
+class Lax(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    is_on: bool = False
+
+
+class LaxConfig(Settings):
+    parts: tuple[Lax, ...] = ()
+
+
+class ConvertsWhatIsWritten(Good):
+    Config = LaxConfig  # type: ignore[assignment]
+
+
 DEFECTS: list[tuple[type[Good], str, tuple[Any, ...]]] = [
     (EndsOnAShortPage, "test_smaller_pages_than_asked_for_lose_nothing", ("orders",)),
     (EndsOnAShortPage, "test_an_empty_page_in_the_middle_loses_nothing", ("orders",)),
@@ -276,11 +295,13 @@ DEFECTS: list[tuple[type[Good], str, tuple[Any, ...]]] = [
     (SeesNothingMissing, "test_probe_says_what_is_missing", ()),
     (SeesNothingMissing, "test_probe_with_a_wrong_credential", ()),
     (RepeatsBlindly, "test_a_lost_answer_is_ambiguous_and_not_repeated_blindly", ("note",)),
+    (TakesHalfAnAnswerForNone, "test_half_an_answer_is_not_repeated_blindly", ("note",)),
     (ClaimsToBeSafe, "test_a_safe_channel_sent_twice_does_no_more_than_once", ("note",)),
     (FindsNobody, "test_what_arrived_is_found", ("note",)),
     (FindsNobody, "test_channels_are_whole", ()),
     (RetriesRefusals, "test_a_refusal_is_final", ("note", 400)),
     (AsksWithAWrongParameter, "test_a_full_read_brings_every_record", ("orders",)),
+    (ConvertsWhatIsWritten, "test_secrets_are_marked_and_settings_closed", ()),
     (ShowsItsSecret, "test_secrets_are_marked_and_settings_closed", ()),
     (ShowsItsSecret, "test_every_auth_type_has_an_example_and_every_alias_works", ()),
 ]
