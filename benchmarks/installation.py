@@ -27,10 +27,12 @@ from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.state import DesiredIntegration
 from reconciler.sdk import registry
 from reconciler.sdk.redact import Redactor
-from reconciler.store import integrations, jobs
+from reconciler.store import conditions, integrations, jobs, probes
+from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
-from reconciler.store.integrations import Applied, ProbeRecord, Say
+from reconciler.store.integrations import Applied
 from reconciler.store.migrations import migrate
+from reconciler.store.probes import ProbeRecord
 
 SOURCE = "main"
 FROM_SOPS = "{from_sops: {file: ../secrets.yaml, key: password}}"
@@ -113,13 +115,13 @@ def _with_secrets(folder: Path, commits: list[str]) -> list[str]:
 async def _connect(made: Installation) -> None:
     state = made.book.state
     assert state is not None
-    specs = [(desired, await made.book.spec(desired)) for desired in state.integrations.values()]
+    specs = [opened for ref in state.integrations if (opened := await made.book.opened(ref)) is not None]
     ids = {row.ref: row.id for row in await made.database.read(integrations.every)}
     at = rfc3339(_CLOCK.now())
 
     def connect(tx: Tx) -> None:
-        for desired, spec in specs:
-            _record(tx, ids[desired.ref], desired, spec.effective_hash, spec.fingerprints, at)
+        for one in specs:
+            _record(tx, ids[one.desired.ref], one.desired, one.spec.effective_hash, one.spec.fingerprints, at)
 
     await made.database.write(connect)
 
@@ -132,12 +134,12 @@ def _record(
         desired.manifest.spec.type, desired.manifest.spec.deletion_policy,
     )  # fmt: skip
     integrations.record_applied(tx, integration_id, applied, at)
-    integrations.record_probe(tx, integration_id, ProbeRecord(is_good=True, latency_ms=12.5, identity="recon"), at, at)
+    probes.record_probe(tx, integration_id, ProbeRecord(is_good=True, latency_ms=12.5, identity="recon"), at, at)
     said = [
         Say(ConditionType.CONNECTED, Truth.TRUE, Reason.SUCCEEDED, "connected as recon"),
         Say(ConditionType.FRESH, Truth.TRUE, Reason.SUCCEEDED, "the last sync succeeded"),
         Say(ConditionType.RECONCILING, None),
     ]
-    integrations.say(tx, integration_id, 1, said, at)
+    conditions.say(tx, integration_id, 1, said, at)
     integrations.set_next_sync(tx, integration_id, at)
     jobs.drop(tx, kind="reconcile", ref=str(integration_id))

@@ -14,9 +14,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from reconciler.control.book import Resolution
+from reconciler.control.book import Resolution, Unread
 from reconciler.control.intake import Intake, Intaken
 from reconciler.control.reconcile import Pace, Reconciler
+from reconciler.control.stopping import Stopper
 from reconciler.events.deliver import Deliverer
 from reconciler.events.route import Router
 from reconciler.events.subscriptions import Subscription, compile_subscriptions
@@ -34,7 +35,7 @@ from reconciler.plan.compare import Resolved
 from reconciler.sdk.contract import Channel, Connector, Deletes, Entity, NoAuth, Probe, RemoteObject, Repeat, Settings
 from reconciler.sdk.live import Live, NotConnectableError
 from reconciler.sdk.testing.room import VirtualClock
-from reconciler.store import deliveries, integrations, jobs, journal, runs
+from reconciler.store import conditions, deliveries, integrations, jobs, journal, runs
 from reconciler.store.database import Database, Tx
 from reconciler.store.integrations import IntegrationRow
 from reconciler.store.migrations import migrate
@@ -225,7 +226,11 @@ class FakeBook:
 
     async def resolve(self, wanted: DesiredState) -> Resolution:
         resolved = {r: Resolved(self.effective(i), {}) for r, i in wanted.integrations.items() if r not in self.failed}
-        return Resolution(resolved, self.failed)
+        return Resolution(wanted, resolved, self.unread)
+
+    @property
+    def unread(self) -> dict[Ref, Unread]:
+        return {ref: Unread(findings) for ref, findings in self.failed.items()}
 
     def effective(self, wish: DesiredIntegration) -> str:
         return f"{wish.source_hash}:{self.secrets.get(wish.ref, '')}"
@@ -294,6 +299,7 @@ class World:
             database, self.book, self.connections, self.journal, clock, self.random, self._halt,
             Pace(deadline=timedelta(seconds=5)),
         )  # fmt: skip
+        self.stopper = Stopper(database, self.journal, clock, self._halt)
         self.syncer = Syncer(database, self.connections, self.journal, clock, self.random, lambda: None)
         self.deliverer = Deliverer(database, self.connections, self.journal, clock, self.random)
         self.router = Router(database, self, clock, lambda _: None)
@@ -337,7 +343,7 @@ class World:
     async def said(self, name: str = "desk") -> dict[ConditionType, Condition]:
         """What the conditions say, checked against every invariant."""
         row = await self.row(name)
-        found = await self.db.read(lambda tx: integrations.conditions(tx, row.id))
+        found = await self.db.read(lambda tx: conditions.conditions(tx, row.id))
         assert violations(found.values(), row.generation) == []
         return found
 

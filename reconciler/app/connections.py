@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
+from weakref import ReferenceType, ref
 
-from reconciler.app.book import SourceBook, SpecUnusableError
+from reconciler.app.book import SourceBook
 from reconciler.app.keeping import StoreJournal, StoreTokens
+from reconciler.app.opened import Opened, SpecUnusableError
 from reconciler.app.vault import Vault
 from reconciler.control.book import reason_of
 from reconciler.desired.connector_checks import select_auth
@@ -27,6 +29,7 @@ from reconciler.model.secret import Secret
 from reconciler.model.state import DesiredIntegration
 from reconciler.sdk.budget import Budgets
 from reconciler.sdk.contract import AuthSettings, Connector, NoAuth, Room, Settings, Tokens
+from reconciler.sdk.errors import place_of
 from reconciler.sdk.guard import HostGuard
 from reconciler.sdk.http import Attempt, HttpClient
 from reconciler.sdk.live import Live, NotConnectableError
@@ -65,46 +68,76 @@ class _Kept:
     http: HttpClient
 
 
+@dataclass(frozen=True, slots=True)
+class _Retired:
+    """An outdated connector: open for as long as somebody still holds the `Live` it was handed out in."""
+
+    live: ReferenceType[Live]
+    connector: Connector[Any, Any]
+    http: HttpClient
+
+    @classmethod
+    def of(cls, kept: _Kept) -> Self:
+        return cls(ref(kept.live), kept.live.connector, kept.http)
+
+    async def close(self) -> None:
+        try:
+            await self.connector.close()
+        finally:
+            await self.http.close()
+
+
 class ConnectionPool:
     """`live` hands out the connector of an integration; an outdated one is closed when nobody can be using it."""
 
     def __init__(self, workshop: Workshop) -> None:
         self._shop = workshop
         self._kept: dict[int, _Kept] = {}
-        self._retired: dict[int, list[_Kept]] = {}
+        self._retired: dict[int, list[_Retired]] = {}
         self._locks: dict[int, asyncio.Lock] = {}
 
     async def live(self, integration_id: int) -> Live:
         async with self._locks.setdefault(integration_id, asyncio.Lock()):
-            desired, spec = await self._spec(integration_id)
+            opened = await self._opened(integration_id)
             kept = self._kept.get(integration_id)
-            if kept and _is_current(kept.live, desired, spec):
+            if kept and _is_current(kept.live, opened):
                 return kept.live
-            made = self._make(integration_id, desired, spec)
+            made = self._make(integration_id, opened.desired, opened.spec)
             self._kept[integration_id] = made
             if kept:
-                self._retired.setdefault(integration_id, []).append(kept)
+                retired = self._retired.setdefault(integration_id, [])
+                await self._close_unused(integration_id, retired)
+                retired.append(_Retired.of(kept))
             return made.live
+
+    async def _close_unused(self, integration_id: int, retired: list[_Retired]) -> None:
+        for one in [one for one in retired if one.live() is None]:
+            retired.remove(one)
+            try:
+                await one.close()
+            except Exception as error:  # noqa: BLE001 - a connector's own fault, in one that nobody uses any more
+                self._log(integration_id)(LogLevel.WARN, f"closing an outdated connection: {place_of(error)}")
 
     async def drop(self, integration_id: int) -> None:
         kept = self._kept.pop(integration_id, None)
-        for outdated in [*self._retired.pop(integration_id, []), *([kept] if kept else [])]:
-            await _close(outdated)
+        for outdated in [*self._retired.pop(integration_id, []), *([_Retired.of(kept)] if kept else [])]:
+            await outdated.close()
 
     async def close(self) -> None:
         for integration_id in [*self._kept, *self._retired]:
             await self.drop(integration_id)
 
-    async def _spec(self, integration_id: int) -> tuple[DesiredIntegration, ResolvedSpec]:
+    async def _opened(self, integration_id: int) -> Opened:
         row = await self._shop.database.read(lambda tx: integrations.get(tx, integration_id))
-        desired = self._shop.book.get(row.ref) if row else None
-        if row is None or desired is None:
-            raise NotConnectableError(Reason.PENDING, "its manifest is not known: Git does not name it any more")
-        self._shop.journal.name(integration_id, str(row.ref))
+        if row is not None:
+            self._shop.journal.name(integration_id, str(row.ref))
         try:
-            return desired, await self._shop.book.spec(desired)
+            opened = await self._shop.book.opened(row.ref) if row else None
         except SpecUnusableError as error:
             raise NotConnectableError(reason_of(error.findings), str(error.findings[0]), error.findings) from None
+        if opened is None:
+            raise NotConnectableError(Reason.PENDING, "its manifest is not known: Git does not name it any more")
+        return opened
 
     def _make(self, integration_id: int, desired: DesiredIntegration, spec: ResolvedSpec) -> _Kept:
         type_name = desired.manifest.spec.type
@@ -202,9 +235,9 @@ class ConnectionPool:
         return log
 
 
-def _is_current(live: Live, desired: DesiredIntegration, spec: ResolvedSpec) -> bool:
+def _is_current(live: Live, opened: Opened) -> bool:
     """The same clear spec. `effective_hash` covers all of it, the schedule too."""
-    return live.effective_hash == spec.effective_hash and live.source_hash == desired.source_hash
+    return live.effective_hash == opened.spec.effective_hash and live.source_hash == opened.desired.source_hash
 
 
 def _models(connector: type[Connector[Any, Any]], spec: ResolvedSpec) -> tuple[Settings, AuthSettings]:
@@ -221,10 +254,3 @@ def _credential(auth: AuthSettings, vault: Vault, integration_id: int) -> str:
     names = [str(v) for v in vars(auth).values() if isinstance(v, str)]
     joined = Secret("\0".join([*names, *(s.reveal() for s in secrets)]))
     return joined.digest(vault.fingerprint_key)
-
-
-async def _close(kept: _Kept) -> None:
-    try:
-        await kept.live.connector.close()
-    finally:
-        await kept.http.close()

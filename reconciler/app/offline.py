@@ -11,7 +11,7 @@ from reconciler.desired.snapshot import Snapshot
 from reconciler.desired.tree import GitSnapshot, open_snapshot
 from reconciler.desired.validate import Inputs, Validated, validate
 from reconciler.model.plan import Plan
-from reconciler.model.state import DesiredState, ObservedState
+from reconciler.model.state import ObservedState
 from reconciler.plan.compare import base_as_observed, compare
 from reconciler.sdk import registry
 
@@ -48,7 +48,7 @@ class Offline:
 
     def plan_against(self, observed: ObservedState, head: str | None, approved: frozenset[str]) -> Plan:
         """What a daemon with that applied state would do with `head`."""
-        return compare(self.read(head).state, observed, approved=approved)
+        return compare(self.read(head).holding(observed.integrations), observed, approved=approved)
 
 
 def applied_state(state_dir: Path) -> tuple[ObservedState, frozenset[str]] | None:
@@ -64,8 +64,3 @@ def applied_state(state_dir: Path) -> tuple[ObservedState, frozenset[str]] | Non
     with open_readonly(database) as tx:
         check_version(tx, str(database))
         return integrations.observed_state(tx), journal.approvals(tx)
-
-
-def validate_folder(folder: Path) -> DesiredState:
-    """Everything that is wrong in the manifests of a folder."""
-    return Offline(folder).read(None).state

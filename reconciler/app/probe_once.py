@@ -8,7 +8,7 @@ Not done: remote objects such as webhooks are not looked at, and a token that ma
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from random import SystemRandom
@@ -18,14 +18,13 @@ from reconciler.app.book import SourceBook
 from reconciler.app.borrowed import BorrowedTokens
 from reconciler.app.connections import ConnectionPool, Workshop
 from reconciler.app.keeping import StoreBlocks, StoreJournal
-from reconciler.app.parts import host_guard, network_settings, source_settings, tenant_policy
+from reconciler.app.parts import host_guard, network_settings, source_inputs, source_settings, tenant_policy
 from reconciler.app.vault import Vault, load_key
 from reconciler.desired.connector_checks import wanted_entities
 from reconciler.desired.resolve import Resolver
 from reconciler.desired.sops.cache import DecryptionCache
 from reconciler.desired.sops.keys import keyring_from_env
 from reconciler.desired.source import open_source
-from reconciler.desired.validate import Inputs
 from reconciler.model.clock import Clock, SystemClock, rfc3339
 from reconciler.model.condition import Reason
 from reconciler.model.finding import Finding
@@ -115,8 +114,7 @@ class _Bench:
             registry=registry,
             cache=DecryptionCache(),
         )
-        inputs = {s.name: Inputs(source=s.name, registry=registry, policy=self._policy) for s in settings.sources}
-        self._book = SourceBook(inputs, resolver, redactor)
+        self._book = SourceBook(source_inputs(settings, self._policy), resolver, redactor)
         self._database = Database.open_sqlite(scratch / "reconciler.db", self._clock)
         self._pool: ConnectionPool | None = None
 
@@ -128,10 +126,12 @@ class _Bench:
 
     async def probe(self, pick: Pick) -> ProbeReport:
         await self._read_sources()
-        state = self._book.state
+        state = self._book.wished
         found = state.integrations if state else {}
         ref = pick(Known(found.keys(), state.held if state else (), state.findings if state else ()))
         desired = found[ref]
+        if state is not None:
+            await self._book.resolve(replace(state, integrations={ref: desired}))
         await migrate(self._database)
         at = rfc3339(self._clock.now())
         ids = await self._database.write(lambda tx: integrations.want(tx, [DesiredChange(desired, "")], at))

@@ -16,13 +16,12 @@ from reconciler.model.job import Outcome
 from reconciler.model.record import LogLevel
 from reconciler.sdk.errors import place_of
 from reconciler.sdk.live import Journal
-from reconciler.store import agenda, integrations
+from reconciler.store import agenda, conditions, integrations, probes
+from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
-from reconciler.store.integrations import Say
 
 FIRST_BACKOFF = timedelta(seconds=1)
 MOST_BACKOFF = timedelta(minutes=5)
-READABLE = Say(ConditionType.SECRETS_DECRYPTED, Truth.TRUE, Reason.SUCCEEDED, "all secrets are readable")
 
 
 class Failures:
@@ -78,11 +77,11 @@ class Failures:
         def record(tx: Tx) -> bool:
             if not visit.is_current(tx):
                 return False
-            integrations.say(tx, row.id, row.generation, statements, at)
+            conditions.say(tx, row.id, row.generation, statements, at)
             if next_at is None:
                 agenda.rest(tx, row.id)
             integrations.record_failure(tx, row.id, next_at)
-            integrations.count_probe(tx, row.id, at, is_good=False)
+            probes.count_probe(tx, row.id, at, is_good=False)
             tell_bad(tx, visit, at, {"reason": reason, "message": message})
             return True
 

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 
-from reconciler.control.book import Book
-from reconciler.control.failing import READABLE, Failures
-from reconciler.control.leaving import BY_GIT, Halt, Leaver
+from reconciler.control.book import Book, secrets_said
+from reconciler.control.failing import Failures
+from reconciler.control.leaving import BY_GIT, Leaver
 from reconciler.control.objects import ObjectChanges, Objects
 from reconciler.control.probe import probe_record
 from reconciler.control.schedule import SYNC_PRIO, make_run, next_due, reads
+from reconciler.control.stopping import Halt
 from reconciler.control.visit import Dependents, Visit, tell_good
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
+from reconciler.model.event import Lifecycle
 from reconciler.model.ids import Ref
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.model.record import LogLevel, Scope
@@ -27,10 +29,11 @@ from reconciler.model.state import DesiredIntegration
 from reconciler.sdk.contract import Probe, Subscribes
 from reconciler.sdk.errors import ConnectorError, TransientError
 from reconciler.sdk.live import Connections, Journal, Live, NotConnectableError
-from reconciler.store import dataset, deliveries, integrations, jobs, journal, runs
+from reconciler.store import conditions, dataset, deliveries, integrations, jobs, journal, probes, runs
+from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.errors import StoreError
-from reconciler.store.integrations import Applied, IntegrationRow, Say
+from reconciler.store.integrations import Applied, IntegrationRow
 from reconciler.store.runs import NewRun
 
 UNKNOWN_PAUSE = timedelta(seconds=1)
@@ -98,9 +101,10 @@ class Reconciler:
         except NotConnectableError as error:
             return await self._failures.stop(visit, error.reason, error.message)
         except TransientError as error:
-            return await self._failures.retry(visit, error.why, error.message, READABLE, retry_after=error.retry_after)
+            secrets = self._secrets(visit.row.ref)
+            return await self._failures.retry(visit, error.why, error.message, secrets, retry_after=error.retry_after)
         except ConnectorError as error:
-            return await self._failures.stop(visit, error.why, error.message, READABLE)
+            return await self._failures.stop(visit, error.why, error.message, self._secrets(visit.row.ref))
         except StoreError:
             raise
         except Exception as error:  # noqa: BLE001 - a fault in one connector must not go unsaid
@@ -124,6 +128,10 @@ class Reconciler:
         if waiting:
             return await self._wait(visit, waiting)
         return await self._connected(visit, desired, await self._look(row.id))
+
+    def _secrets(self, ref: Ref) -> Say:
+        """Of what Git wants: to be connected with a last good spec does not make it readable."""
+        return secrets_said(self._book.unread.get(ref))
 
     def _is_over(self, row: IntegrationRow) -> bool:
         """Git's suspension ends with its field, a person's with its time."""
@@ -170,12 +178,13 @@ class Reconciler:
             ):
                 return False
             next_probe = rfc3339(now + self._pace.probe_every * self._random.uniform(0.9, 1.1))
-            integrations.record_probe(tx, row.id, probe_record(seen.probe, seen.latency), at, next_probe)
+            probes.record_probe(tx, row.id, probe_record(seen.probe, seen.latency), at, next_probe)
             integrations.record_drift(tx, row.id, seen.changes.drifted)
-            integrations.say(tx, row.id, row.generation, [*_good(seen), *_outdated(tx, visit, seen.live)], at)
+            said = [self._secrets(row.ref), *_good(seen), *_outdated(tx, visit, seen.live)]
+            conditions.say(tx, row.id, row.generation, said, at)
             tell_good(tx, visit, at, {"identity": seen.probe.identity})
             if seen.changes.drifted and list(row.drifted) != seen.changes.drifted:
-                journal.emit(tx, row.id, "integration.drifted", at, {"objects": seen.changes.drifted})
+                journal.emit(tx, row.id, Lifecycle.DRIFTED, at, {"objects": seen.changes.drifted})
             self._plan_syncs(tx, visit, seen.live, now)
             _wake_dependents(tx, waiting, now)
             _wake_deliveries(tx, row.id, now)
@@ -216,7 +225,7 @@ class Reconciler:
         if not row.is_connected:
             unknown = Say(ConditionType.CONNECTED, Truth.UNKNOWN, Reason.DEPENDENCY_NOT_READY, message)
             statements.append(unknown)
-        await self._database.write(lambda tx: integrations.say(tx, row.id, row.generation, statements, at))
+        await self._database.write(lambda tx: conditions.say(tx, row.id, row.generation, statements, at))
         return Outcome(self._clock.now() + DEPENDENCY_PAUSE)
 
 
@@ -227,7 +236,7 @@ def _applied(row: IntegrationRow, desired: DesiredIntegration, seen: _Seen) -> A
         source_hash=seen.live.source_hash,
         effective_hash=seen.live.effective_hash,
         fingerprints=seen.live.fingerprints,
-        revision=seen.live.revision,
+        revision=desired.origin.revision,
         type=seen.live.connector.type,
         deletion_policy=desired.manifest.spec.deletion_policy,
     )
@@ -238,7 +247,6 @@ def _good(seen: _Seen) -> list[Say]:
     missing = f"; missing: {', '.join(probe.missing)}" if probe.missing else ""
     drifted = ", ".join(seen.changes.drifted)
     return [
-        READABLE,
         Say(ConditionType.CONNECTED, Truth.TRUE, Reason.SUCCEEDED, f"connected as {probe.identity}{missing}"),
         Say(ConditionType.RECONCILING, None),
         Say(ConditionType.STALLED, None),

@@ -68,13 +68,19 @@ class Validated:
     readers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     declaring: frozenset[str] = frozenset()
 
+    def holding(self, refs: Iterable[Ref]) -> DesiredState:
+        """The state for one who knows no revision before: of `refs`, which are somewhere in force, a file that cannot be
+        read holds those it still speaks of."""
+        held = frozenset(_spoken_of(self.files, self.partial, (ref for ref in refs if ref not in self.index.claims)))
+        return replace(self.state, held=self.state.held | held) if held else self.state
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """What stays the same from revision to revision. `workspaces` are globs of those that the source may speak for.
 
     `blob_of` is given where files outside the snapshot may be named; without `check_links` names of manifests that are
-    not at hand are taken to exist.
+    not at hand are taken to exist. `is_alone`: no other source holds manifests of the same workspaces.
     """
 
     source: str
@@ -84,6 +90,7 @@ class Inputs:
     cache: StateCache | None = None
     blob_of: BlobOf | None = None
     check_links: bool = True
+    is_alone: bool = True
 
 
 def validate(snapshot: Snapshot, inputs: Inputs, previous: Validated | None = None) -> Validated:
@@ -239,7 +246,7 @@ class _Run:
             self.known.with_findings if self.known else frozenset(), self.paths, fresh, lambda s: bool(s.findings)
         )
         salvaged = self._salvaged(files, partial, index)
-        problems = index.problems if self.inputs.check_links else _without_links(index.problems)
+        problems = self._certain(index.problems)
         wrong = {one.ref for one in problems if one.problem.severity is Severity.ERROR}
         held = index.broken | wrong | salvaged
         findings = [finding for path in told for finding in files[path].findings]
@@ -258,6 +265,12 @@ class _Run:
             salvaged, partial, told, readers, declaring,
         )  # fmt: skip
 
+    def _certain(self, problems: tuple[CrossProblem, ...]) -> tuple[CrossProblem, ...]:
+        """Not what a manifest that is not at hand might refute."""
+        uncertain = set() if self.inputs.check_links else {Code.INVALID_REFERENCE}
+        uncertain |= set() if self.inputs.check_links and self.inputs.is_alone else {Code.UNKNOWN_EVENT}
+        return tuple(one for one in problems if one.problem.code not in uncertain) if uncertain else problems
+
     def _integrations(self, index: NameIndex, held: Iterable[Ref]) -> dict[Ref, DesiredIntegration]:
         integrations = dict(index.good)
         last = self.previous.state.integrations if self.previous else {}
@@ -274,7 +287,7 @@ class _Run:
         claimed = index.claims
         gone = [ref for ref in self.previous.state.integrations if ref not in claimed]
         gone += [ref for ref in self.previous.state.held if ref not in claimed]
-        return frozenset(ref for ref in gone if any(ref.name in files[path].words for path in partial))
+        return frozenset(_spoken_of(files, partial, gone))
 
     def _located(self, problems: Iterable[CrossProblem]) -> list[Finding]:
         known: dict[str, Positions] = {}
@@ -286,6 +299,12 @@ class _Run:
                 known[file] = find_positions(parsed.content or b"")
             found.append(one.problem.finding(file, one.claim.document, known[file]))
         return found
+
+
+def _spoken_of(files: Mapping[str, FileState], partial: Iterable[str], refs: Iterable[Ref]) -> Iterator[Ref]:
+    """Names that stand in a file which cannot be read."""
+    words = [files[path].words for path in partial]
+    return (ref for ref in refs if any(ref.name in one for one in words))
 
 
 def _twice(name: str, places: list[tuple[str, Outcome]]) -> Iterator[Finding]:
@@ -310,7 +329,3 @@ def _readers(
         for read in state.reads:
             readers[read] = readers.get(read, frozenset()) | {path}
     return readers
-
-
-def _without_links(problems: Iterable[CrossProblem]) -> tuple[CrossProblem, ...]:
-    return tuple(one for one in problems if one.problem.code is not Code.INVALID_REFERENCE)

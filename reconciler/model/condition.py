@@ -6,7 +6,7 @@ condition does not apply. `violations` is the checker that every test may call o
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -124,14 +124,13 @@ def ready(conditions: Mapping[ConditionType, Condition], now: datetime) -> Condi
     progressing = conditions.get(ConditionType.RECONCILING)
     worst = stalled or next(iter(sorted(bad, key=_rank)), None)
     if worst:
-        return Condition(ConditionType.READY, Truth.FALSE, worst.reason, worst.message, worst.since, worst.generation)
-    if progressing or ConditionType.CONNECTED not in conditions:
-        reason = progressing.reason if progressing else Reason.PENDING
-        message = progressing.message if progressing else "waiting for the first reconcile"
-        since = progressing.since if progressing else now
-        return Condition(ConditionType.READY, Truth.UNKNOWN, reason, message, since)
-    connected = conditions[ConditionType.CONNECTED]
-    return Condition(ConditionType.READY, connected.truth, connected.reason, connected.message, connected.since)
+        return replace(worst, type=ConditionType.READY, truth=Truth.FALSE)
+    if progressing:
+        return replace(progressing, type=ConditionType.READY, truth=Truth.UNKNOWN)
+    connected = conditions.get(ConditionType.CONNECTED)
+    if connected is None:
+        return Condition(ConditionType.READY, Truth.UNKNOWN, Reason.PENDING, "waiting for the first reconcile", now)
+    return replace(connected, type=ConditionType.READY)
 
 
 def _rank(condition: Condition) -> int:
@@ -148,9 +147,9 @@ def status(conditions: Mapping[ConditionType, Condition], is_syncing: bool) -> S
         return Status.DISCONNECTED
     if connected and connected.reason is Reason.AWAITING_AUTHORIZATION:
         return Status.PENDING_AUTH
-    # a broken manifest leaves its last good spec connected; without one there is nothing to fall back to
+    # a broken manifest, or one that cannot be decrypted, leaves its last good spec connected; without one it stalls
     is_up = connected is not None and connected.truth is Truth.TRUE
-    gates = {ConditionType.SECRETS_DECRYPTED, ConditionType.CONNECTED} | (set() if is_up else {ConditionType.VALID})
+    gates = set() if is_up else {ConditionType.VALID, ConditionType.SECRETS_DECRYPTED, ConditionType.CONNECTED}
     if ConditionType.STALLED in conditions or any(
         conditions[t].truth is Truth.FALSE for t in gates & conditions.keys()
     ):

@@ -44,7 +44,8 @@ def summary(plan: Plan) -> str:
     """One line, in the manner of Terraform; every kind of action that occurs is counted."""
     if not plan.actions:
         are = "integration is" if plan.unchanged == 1 else "integrations are"
-        return f"No changes. {plan.unchanged} {are} as Git wants them."
+        is_read = not any(f.severity is Severity.ERROR for f in plan.findings)
+        return f"No changes. {plan.unchanged} {are} as Git wants them{'' if is_read else ', as far as it can be read'}."
     shown = (Action.CONNECT, Action.UPDATE, Action.RECONNECT, Action.DISCONNECT, Action.PURGE, Action.ADOPT)
     always = (Action.CONNECT, Action.UPDATE, Action.DISCONNECT)
     parts = [f"{plan.counts.get(a, 0)} to {a}" for a in shown if a in always or plan.counts.get(a)]

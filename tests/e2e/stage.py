@@ -18,8 +18,10 @@ from reconciler.app.daemon import Daemon
 from reconciler.control.view import IntegrationView, overview
 from reconciler.model.clock import Clock, SystemClock
 from reconciler.model.condition import violations
+from reconciler.model.event import DeliveryStatus
 from reconciler.model.ids import Ref
 from reconciler.settings import Settings, load_settings
+from reconciler.store import deliveries
 from reconciler.store.database import Tx
 from simulators.email import MailServer
 from simulators.github import GitHub
@@ -40,7 +42,14 @@ ENV = {
     "ITOPS_MAIL": MAIL_CANARY,
 }
 PUBLIC_URL = "https://reconciler.example.org"
-PATIENCE = 20.0
+PATIENCE = 60.0  # what fails after it has failed; nothing waits for it
+
+
+class HurriedClock(SystemClock):
+    """Right, but it does not let anybody wait."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.1))
 
 
 def git(folder: Path, *words: str) -> str:
@@ -210,6 +219,34 @@ class Running:
                 raise AssertionError(f"not within {patience} s: {what}; {state}")
             await asyncio.sleep(0.02)
         return value
+
+    async def until_view(self, name: str, what: str, holds: Callable[[IntegrationView], object]) -> IntegrationView:
+        """The view of one integration, once there is one of which it holds."""
+
+        async def look() -> IntegrationView | None:
+            view = (await self.views()).get(name)
+            return view if view is not None and holds(view) else None
+
+        found = await self.until(f"{name} {what}", look)
+        assert found is not None
+        return found
+
+    async def until_gone(self, *names: str) -> None:
+        """Let go: in no list any more."""
+
+        async def gone() -> bool:
+            return not set(names) & set(await self.views())
+
+        await self.until(f"{names} gone", gone)
+
+    async def until_delivered(self, count: int = 1) -> None:
+        """That many deliveries in all, each of them arrived."""
+
+        async def delivered() -> bool:
+            sent = await self.read(deliveries.listing)
+            return [d.status for d in sent] == [DeliveryStatus.DELIVERED] * count
+
+        await self.until(f"{count} delivered", delivered)
 
     async def until_synced(self, *names: str) -> None:
         async def synced() -> bool:
