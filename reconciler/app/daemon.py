@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
 from random import SystemRandom
@@ -16,12 +17,14 @@ from typing import Any
 
 import structlog
 
+from reconciler.app.announce import announce
 from reconciler.app.attended import Attended
-from reconciler.app.book import SourceBook
+from reconciler.app.book import AppliedSpec, SourceBook
+from reconciler.app.complaints import Complaints
 from reconciler.app.connections import ConnectionPool, Workshop
-from reconciler.app.keeping import StoreBlocks, StoreJournal
+from reconciler.app.keeping import FLUSH_SECONDS, StoreBlocks, StoreJournal
 from reconciler.app.observed import Kind, ObservedJobs
-from reconciler.app.parts import host_guard, network_settings, source_settings, tenant_policy
+from reconciler.app.parts import host_guard, network_settings, source_inputs, source_settings, tenant_policy
 from reconciler.app.recover import recover
 from reconciler.app.tasks import Loops
 from reconciler.app.vault import Vault, load_key
@@ -33,18 +36,20 @@ from reconciler.control.orders import Carried, Orders
 from reconciler.control.probe import Prober
 from reconciler.control.reconcile import Pace, Reconciler
 from reconciler.control.schedule import Scheduler
+from reconciler.control.stopping import Stopper
 from reconciler.desired.polling import poll
 from reconciler.desired.resolve import Resolver
 from reconciler.desired.snapshot import Snapshot
 from reconciler.desired.sops.cache import DecryptionCache
-from reconciler.desired.sops.keys import keyring_from_env
+from reconciler.desired.sops.keys import Keyring, keys_at_hand
 from reconciler.desired.source import Source, SourceState, open_source
-from reconciler.desired.validate import Inputs
 from reconciler.events.deliver import Deliverer
 from reconciler.events.route import Router
 from reconciler.events.subscriptions import Subscription, compile_subscriptions
 from reconciler.model.clock import Clock, SystemClock, rfc3339
+from reconciler.model.condition import Truth
 from reconciler.model.job import Claim, Job, Outcome
+from reconciler.model.record import LogLevel
 from reconciler.plan.render import summary
 from reconciler.sdk import registry
 from reconciler.sdk.budget import Budgets
@@ -53,8 +58,9 @@ from reconciler.sdk.redact import Redactor
 from reconciler.serve.metrics import Metrics
 from reconciler.settings import Settings
 from reconciler.settings import Source as SourceOptions
-from reconciler.store import integrations, journal, runs
+from reconciler.store import integrations, journal, shown
 from reconciler.store.database import Database
+from reconciler.store.errors import StoreError
 from reconciler.store.job_store import StoredJobs
 from reconciler.store.journal import SourceRow
 from reconciler.store.migrations import migrate
@@ -68,6 +74,7 @@ SECONDS_FRESHNESS = 15.0
 SECONDS_ORDERS = 0.25
 SECONDS_ROUTE = 2.0
 SECONDS_RETENTION = 3600.0
+SECONDS_SECRETS = 30.0
 NOT_YET_KNOWN = timedelta(seconds=0.5)
 RETENTION_DAYS = 90
 
@@ -104,7 +111,7 @@ class Daemon:
         self.random = SystemRandom()
         self.redactor = Redactor()
         self._logger = structlog.get_logger("daemon")
-        self._routing, self._boarding = asyncio.Event(), asyncio.Event()
+        self._routing = asyncio.Event()
         self._triggers: dict[str, asyncio.Event] = {s.name: asyncio.Event() for s in settings.sources}
         self.state = StateDirectory(settings.state_dir)
         self.loops = Loops(self.clock)
@@ -118,6 +125,7 @@ class Daemon:
         self.state.acquire()
         self.database = Database.open_sqlite(self.state.database, self.clock)
         await migrate(self.database)
+        await self._note_observing()
         self._wire()
         if not self._is_observing:
             await self.database.write(lambda tx: recover(tx, self.clock.now()))
@@ -128,16 +136,22 @@ class Daemon:
         self._logger.info("started", state=str(self.state.path), listening=self.window.address or "nowhere")
         gc.freeze()  # what a daemon starts with lives as long as it does: collections need not walk it again
 
+    async def _note_observing(self) -> None:
+        """For `reconciler status`."""
+        if await self.database.read(shown.is_observed) is not self._is_observing:
+            await self.database.write(lambda tx: shown.note_observing(tx, is_observing=self._is_observing))
+
     def _wire(self) -> None:
         settings, database, clock, random = self.settings, self.database, self.clock, self.random
         vault = Vault(load_key(settings, self._env, self.state.keys))
         self.journal = StoreJournal(database, clock, self.redactor)
         self.budgets = Budgets(clock, shared=StoreBlocks(database))
-        self.metrics = Metrics(self.budgets.states)
+        self.metrics = Metrics(self.budgets.states, lambda: database.refused)
         self.sources: dict[str, Source] = {s.name: self._source(s) for s in settings.sources}
-        keyring = keyring_from_env(self._key_env())
+        keyring = self._keys()
+        for fault in keyring.faults:
+            self._logger.warning("a key is missing; what only it can open waits for it", why=fault)
         policy = tenant_policy(settings)
-        inputs = {name: Inputs(source=name, registry=registry, policy=policy) for name in self.sources}
         resolver = Resolver(
             keyring=keyring,
             env=self._env,
@@ -146,7 +160,7 @@ class Daemon:
             registry=registry,
             cache=DecryptionCache(),
         )
-        self.book = SourceBook(inputs, resolver, self.redactor)
+        self.book = SourceBook(source_inputs(settings, policy), resolver, self.redactor)
         self.connections = ConnectionPool(
             Workshop(
                 database=database,
@@ -175,9 +189,10 @@ class Daemon:
         self.router = Router(database, self.subscribers, clock, self._wake)
         self.scheduler = Scheduler(database, self.book, clock, random, self._wake)
         self.prober = Prober(database, self.connections, clock, random, self.settings.probe_interval)
-        self.orders = Orders(database, clock)
+        self.orders = Orders(database, clock, is_observing=self._is_observing)
         self.lateness = DeliveryLateness(database, self.book, clock)
         self.jumps = JumpWatch(database, clock)
+        self.stopper = Stopper(database, self.journal, clock, self._halt)
         pace = Pace(self.settings.probe_interval)
         reconciler = Reconciler(database, self.book, self.connections, self.journal, clock, random, self._halt, pace)
         syncer = Syncer(database, self.connections, self.journal, clock, random, self._routing.set)
@@ -189,7 +204,7 @@ class Daemon:
             "deliver": self._once_known(observed.wrap(deliverer.run)),
         }
         work = WorkSettings(engine_url=f"sqlite:///{self.state.jobs}")
-        self.work = Work(StoredJobs(database), kinds, work, clock, self._report)
+        self.work = Work(StoredJobs(database), kinds, work, clock, Complaints(clock, self._logger))
 
     def _once_known(self, kind: Kind) -> Kind:
         """Work that an earlier process left is due before Git was read: it waits, else it would fail for want of a spec."""
@@ -204,9 +219,9 @@ class Daemon:
     def _wake(self, _: int = 0) -> None:
         self.work.wake()
 
-    def _key_env(self) -> Mapping[str, str]:
+    def _keys(self) -> Keyring:
         path = self.settings.age_key_file
-        return {**self._env, "SOPS_AGE_KEY_FILE": str(path)} if path else self._env
+        return keys_at_hand({**self._env, "SOPS_AGE_KEY_FILE": str(path)} if path else self._env)
 
     def _source(self, source: SourceOptions) -> Source:
         opened = open_source(source_settings(source, self._env), self.state.path / "git", self.clock)
@@ -217,7 +232,7 @@ class Daemon:
         for name, source in self.sources.items():
             loops.forever(f"source {name}", partial(self._follow, name, source))
         loops.every("orders", SECONDS_ORDERS, self._orders)
-        loops.forever("journal", self.journal.keep_flushing)
+        loops.every("journal", FLUSH_SECONDS, self.journal.flush)
         loops.every("retention", SECONDS_RETENTION, self._retain)
         loops.forever("loop lag", self.metrics.watch_loop)
         loops.every("board", SECONDS_SCHEDULE, self.window.refresh)
@@ -228,15 +243,18 @@ class Daemon:
         loops.every("lateness", SECONDS_FRESHNESS, self.lateness.tick)
         loops.every("probe", SECONDS_SCHEDULE, self.prober.tick)
         loops.every("clock", SECONDS_SCHEDULE, self._watch_clock)
+        loops.every("secrets", SECONDS_SECRETS, self._look_for_secrets)
         loops.when("route", self._routing, SECONDS_ROUTE, self.router.route)
 
     async def _follow(self, name: str, source: Source) -> None:
-        async for found in poll(source, self.clock, self.random, self._triggers[name]):
-            if isinstance(found, SourceState):
-                await self._note_source(source)
-                self._tell(found)
-            else:
-                await self._take(name, source, found)
+        async with aclosing(poll(source, self.clock, self.random, self._triggers[name])) as stream:
+            async for found in stream:
+                if isinstance(found, SourceState):
+                    await self._note_source(source)
+                    self._tell(found)
+                else:
+                    await self._take(name, source, found)
+                self.loops.works(f"source {name}")
 
     async def _note_source(self, source: Source) -> None:
         state, error = source.state, source.state.error
@@ -266,19 +284,18 @@ class Daemon:
 
     async def replan(self) -> Intaken | None:
         """Compare what is in force with what is applied, and make the difference due."""
-        desired = self.book.state
+        desired = self.book.wished
         if desired is None:
             return None
         if not self.taken.is_set():
-            await self._recall()
+            await self._remember()
         taken = await self.intake.take(desired)
-        await self._end_runs(taken.stopped)
+        await self.stopper.end(taken.stopped)
         await self.subscribers.compile(self.database, self.book)
         self.plan_summary, self.intaken = summary(taken.plan), taken
-        log = self._logger.warning if taken.plan.blocks or desired.findings else self._logger.info
-        log(self.plan_summary, revision=desired.revision[:12], findings=len(desired.findings))
-        for block in taken.plan.blocks:
-            self._logger.warning("blocked", why=block.message, remedy=block.remedy)
+        self.metrics.set_plan(taken.plan.counts)
+        announce(self._logger, taken.plan, is_observing=self._is_observing)
+        self._tell_secrets(taken)
         self.taken.set()
         if not self._is_observing:
             self.work.wake()
@@ -291,18 +308,38 @@ class Daemon:
             self._logger.warning("the clock was set back; due times come forward", seconds=round(back.total_seconds()))
             self.work.wake()
 
-    async def _recall(self) -> None:
-        """What an earlier process connected and Git no longer names is let go with the spec it was connected with."""
-        for row in await self.database.read(integrations.every):
-            if row.is_connected and self.book.get(row.ref) is None:
-                await self.book.recall(row.ref, row.applied_revision)
+    def _tell_secrets(self, taken: Intaken) -> None:
+        """To the log of each integration, when its secrets cease to be readable and when they are again.
+
+        One that has no last good spec to go on with is told of by its reconcile, which stops.
+        """
+        for row, said in taken.turned:
+            if row.ref in self.book.unread and not self.book.unread[row.ref].kept:
+                continue
+            self.journal.name(row.id, str(row.ref))
+            level = LogLevel.INFO if said.truth is Truth.TRUE else LogLevel.WARN
+            self.journal(row.id, level, said.message, reason=said.reason)
+
+    async def _remember(self) -> None:
+        """What an earlier process connected goes on, or is let go, with the spec it was connected with."""
+        rows = await self.database.read(integrations.every)
+        connected = [row for row in rows if row.is_connected]
+        self.book.remember({r.ref: AppliedSpec(r.applied_revision, r.applied_hash) for r in connected})
+
+    async def _look_for_secrets(self) -> None:
+        """While something cannot be read: a key, a file or a program may be there by now. Git is not asked again."""
+        if self.book.unread:
+            self.book.rekey(await asyncio.to_thread(self._keys))
+        if await self.book.is_turned():
+            await self.replan()
 
     async def _orders(self) -> None:
         for carried in await self.orders.tick():
             await self._obey(carried)
 
     async def _obey(self, carried: Carried) -> None:
-        await self._end_runs([int(asked.ref) for asked in carried.stop])
+        self._logger.info("order", what=carried.kind, by=carried.by, **carried.result)
+        await self.stopper.end([int(asked.ref) for asked in carried.stop])
         if carried.is_replan:
             for trigger in self._triggers.values():
                 trigger.set()
@@ -311,15 +348,8 @@ class Daemon:
             if not self._is_observing:
                 await self.work.ask(asked.kind, asked.ref)
 
-    async def _end_runs(self, run_ids: Sequence[int]) -> None:
-        """Cancelled runs: their tasks stop now, and their rows close."""
-        if run_ids and not self._is_observing:
-            await self._halt(run_ids)
-            at = rfc3339(self.clock.now())
-            await self.database.write(lambda tx: runs.close_cancelled(tx, run_ids, at))
-
     async def _halt(self, run_ids: Sequence[int]) -> None:
-        for run_id in run_ids:
+        for run_id in () if self._is_observing else run_ids:
             await self.work.cancel("sync", str(run_id))
 
     async def _retain(self) -> None:
@@ -335,9 +365,6 @@ class Daemon:
         self._routing.set()
         self.work.wake()
 
-    def _report(self, message: str, error: BaseException, job: Job | None) -> None:
-        self._logger.error(message, job=job.workflow_id if job else None, exc_info=error)
-
     async def stop(self) -> None:
         """Bounded by `stop_timeout` plus what closing files takes."""
         await self.loops.stop()
@@ -345,11 +372,17 @@ class Daemon:
         if not self._is_observing:
             await self.work.stop(self.settings.stop_timeout)
         await self.connections.close()
-        await self.journal.flush()
+        await self._last_lines()
         self.book.close()
         self.database.close()
         self.state.release()
         self._logger.info("stopped")
+
+    async def _last_lines(self) -> None:
+        try:
+            await self.journal.flush()
+        except StoreError as error:
+            self._logger.error("the last log lines could not be stored", error=str(error))  # noqa: TRY400 the disk, not we
 
 
 async def run_until_signal(daemon: Daemon, started: Callable[[Daemon], Any] = lambda _: None) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import structlog
 
 from reconciler.model.clock import Clock
+from reconciler.store.errors import StoreError
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 
 
 class Loops:
-    """Starts named loops and stops them all. `failed` counts errors in a row, for health."""
+    """Starts named loops and stops them all. `failing` is what health asks: the last error of each that does not work."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -27,7 +28,7 @@ class Loops:
         async def loop() -> None:
             while True:
                 await call()
-                self._recovered(name)
+                self.works(name)
                 await self._clock.sleep(seconds)
 
         self.forever(name, loop)
@@ -44,11 +45,12 @@ class Loops:
                     pass
                 wake.clear()
                 await call()
-                self._recovered(name)
+                self.works(name)
 
         self.forever(name, loop)
 
     def forever(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        """A loop of its own; it calls `works` whenever it got on."""
         self._tasks.append(asyncio.create_task(self._guarded(name, loop), name=name))
 
     async def _guarded(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
@@ -58,16 +60,22 @@ class Loops:
                 await loop()
             except asyncio.CancelledError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 told, and the loop goes on
                 text = f"{type(error).__name__}: {error}"
-                if self.failing.get(name) != text:
-                    self._logger.exception("a loop failed, goes on", loop=name)
-                else:
-                    pause = min(pause * 2, LONGEST_PAUSE)
+                is_known = self.failing.get(name) == text
+                pause = min(pause * 2, LONGEST_PAUSE) if is_known else FIRST_PAUSE
+                if not is_known:
+                    self._tell(name, error, text)
                 self.failing[name] = text
             await self._clock.sleep(pause)
 
-    def _recovered(self, name: str) -> None:
+    def _tell(self, name: str, error: Exception, text: str) -> None:
+        """A store that fails, such as a full disk, is no fault of ours: its message is enough."""
+        trace = {} if isinstance(error, StoreError) else {"exc_info": error}
+        self._logger.error("a loop failed, goes on", loop=name, error=text, **trace)
+
+    def works(self, name: str) -> None:
+        """What had failed is over: said once, and a later failure is a new one."""
         if self.failing.pop(name, None) is not None:
             self._logger.info("a loop works again", loop=name)
 

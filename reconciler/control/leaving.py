@@ -5,32 +5,28 @@ Work under way is stopped first, so that nothing is written behind our back; the
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from reconciler.control.objects import Objects
+from reconciler.control.stopping import Halt, Stopper
 from reconciler.control.visit import Visit
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
+from reconciler.model.event import Lifecycle
 from reconciler.model.job import Outcome
 from reconciler.model.record import LogLevel
 from reconciler.model.state import DesiredIntegration
 from reconciler.sdk.contract import Subscribes
 from reconciler.sdk.errors import ConnectorError, TransientError
 from reconciler.sdk.live import Connections, Journal, NotConnectableError
-from reconciler.store import agenda, dataset, deliveries, integrations, inventory, jobs, journal, runs
+from reconciler.store import agenda, conditions, dataset, deliveries, integrations, inventory, jobs, journal, runs
+from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
-from reconciler.store.integrations import IntegrationRow, Say
+from reconciler.store.integrations import IntegrationRow
 
 LETTING_GO_TRIES = 32
 BY_GIT = "git"
 _OVER = tuple(Say(t, None) for t in (ConditionType.RECONCILING, ConditionType.STALLED))
 _GONE = tuple(Say(t, None) for t in (ConditionType.FRESH, ConditionType.DELIVERING, ConditionType.DRIFTED))
-
-
-class Halt(Protocol):
-    """Stops the tasks of runs under way, wherever they are."""
-
-    async def __call__(self, run_ids: Sequence[int]) -> None: ...
 
 
 class Leaver:
@@ -43,7 +39,7 @@ class Leaver:
         self._connections = connections
         self._journal = journal
         self._clock = clock
-        self._halt = halt
+        self._stopper = Stopper(database, journal, clock, halt)
 
     async def suspend(self, visit: Visit, desired: DesiredIntegration) -> Outcome:
         """Nothing is changed, synced or delivered; remote objects stay. Ends by itself where a time was given."""
@@ -57,14 +53,14 @@ class Leaver:
             if is_wanted:
                 integrations.record_suspended(tx, row.id)
             agenda.rest(tx, row.id)
-            before = integrations.conditions(tx, row.id).get(ConditionType.CONNECTED)
+            before = conditions.conditions(tx, row.id).get(ConditionType.CONNECTED)
             if before is None or before.reason is not Reason.SUSPENDED:
-                journal.emit(tx, row.id, "integration.suspended", at, {"message": message})
+                journal.emit(tx, row.id, Lifecycle.SUSPENDED, at, {"message": message})
             said = Say(ConditionType.CONNECTED, Truth.FALSE, Reason.SUSPENDED, message)
-            integrations.say(tx, row.id, row.generation, [said, *_OVER], at)
-            return _cancel_runs(tx, row.id, Reason.SUSPENDED, at)
+            conditions.say(tx, row.id, row.generation, [said, *_OVER], at)
+            return _cancel_runs(tx, row.id, Reason.SUSPENDED)
 
-        await self._end_runs(await self._database.write(record))
+        await self._stopper.end(await self._database.write(record))
         return Outcome(from_rfc3339(row.suspended_until)) if row.suspended_until else Outcome()
 
     async def disable(self, visit: Visit, desired: DesiredIntegration) -> Outcome:
@@ -78,7 +74,7 @@ class Leaver:
         def record(tx: Tx) -> None:
             integrations.record_stopped(tx, row.id, row.generation, desired.tree, at, policy)
             said = Say(ConditionType.CONNECTED, Truth.FALSE, Reason.DISABLED, "enabled: false")
-            integrations.say(tx, row.id, row.generation, [said, *_GONE, *_OVER], at)
+            conditions.say(tx, row.id, row.generation, [said, *_GONE, *_OVER], at)
             _tell_disconnected(tx, row, Reason.DISABLED, left, at)
 
         await self._database.write(record)
@@ -106,7 +102,7 @@ class Leaver:
             if policy == "purge":
                 dataset.purge(tx, row.id)
             everything = [Say(t, None) for t in ConditionType if t is not ConditionType.READY]
-            integrations.say(tx, row.id, row.generation, everything, at)
+            conditions.say(tx, row.id, row.generation, everything, at)
             return True
 
         if await self._database.write(record):
@@ -120,15 +116,9 @@ class Leaver:
         def cancel(tx: Tx) -> list[int]:
             for delivery_id in deliveries.cancel_open(tx, row.id, reason, at):
                 jobs.drop(tx, kind="deliver", ref=str(delivery_id))
-            return _cancel_runs(tx, row.id, reason, at)
+            return _cancel_runs(tx, row.id, reason)
 
-        await self._end_runs(await self._database.write(cancel))
-
-    async def _end_runs(self, run_ids: Sequence[int]) -> None:
-        """Stop their tasks, then close the rows: a page that is still on its way cannot commit any more."""
-        if run_ids:
-            await self._halt(run_ids)
-            await self._database.write(lambda tx: runs.close_cancelled(tx, run_ids, self._at()))
+        await self._stopper.end(await self._database.write(cancel))
 
     async def _leave(self, row: IntegrationRow, policy: str) -> list[str]:
         """Remove our remote objects and give credentials back; returns what had to be left.
@@ -163,10 +153,10 @@ class Leaver:
         return rfc3339(self._clock.now())
 
 
-def _cancel_runs(tx: Tx, integration_id: int, reason: Reason, at: str) -> list[int]:
+def _cancel_runs(tx: Tx, integration_id: int, reason: Reason) -> list[int]:
     ids = [run.id for run in runs.open_runs(tx, integration_id)]
     for run_id in ids:
-        runs.cancel(tx, run_id, reason, at)
+        runs.cancel(tx, run_id, reason)
     return ids
 
 
@@ -177,4 +167,4 @@ def _has_traces(tx: Tx, integration_id: int) -> bool:
 def _tell_disconnected(tx: Tx, row: IntegrationRow, reason: Reason, left: Sequence[str], at: str) -> None:
     if row.is_connected:
         detail = {"reason": reason, "left": list(left)} if left else {"reason": reason}
-        journal.emit(tx, row.id, "integration.disconnected", at, detail)
+        journal.emit(tx, row.id, Lifecycle.DISCONNECTED, at, detail)

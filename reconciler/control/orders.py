@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from reconciler.control import holdup
 from reconciler.control.schedule import make_run
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import ConditionType, Reason
 from reconciler.model.event import DeliveryStatus
 from reconciler.model.record import Scope
-from reconciler.store import deliveries, integrations, jobs, journal, runs
+from reconciler.store import conditions, deliveries, integrations, jobs, journal, runs
+from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.errors import StoreError
-from reconciler.store.integrations import Say
 from reconciler.store.journal import OperatorRequest
 from reconciler.store.runs import NewRun
 
@@ -39,12 +40,17 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What an order came to: the answer for the person, and what the daemon has to start or stop now."""
+    """What an order came to: the answer for the person, and what the daemon has to start or stop now.
+
+    `kind` and `by` are of the order, for the log.
+    """
 
     result: Mapping[str, Any]
     start: tuple[Asked, ...] = ()
     stop: tuple[Asked, ...] = ()
     is_replan: bool = False
+    kind: str = ""
+    by: str = ""
 
 
 def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
@@ -66,6 +72,11 @@ def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     return known[order.kind](tx, order, now)
 
 
+def _acts(order: OperatorRequest) -> bool:
+    """Whether somebody has to do something at a remote; a reconcile of all begins with a look at Git."""
+    return order.kind in {"sync", "retry-delivery"} or (order.kind == "reconcile" and order.integration_id is not None)
+
+
 def _integration(tx: Tx, order: OperatorRequest) -> integrations.IntegrationRow:
     row = integrations.get(tx, order.integration_id) if order.integration_id is not None else None
     if row is None or row.removed_at is not None:
@@ -75,8 +86,9 @@ def _integration(tx: Tx, order: OperatorRequest) -> integrations.IntegrationRow:
 
 def _sync(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     row = _integration(tx, order)
-    if not row.is_connected or row.is_suspended:
-        raise OrderError(f"{row.ref} is not connected; see: reconciler status {row.ref}")
+    held = holdup.of_integration(tx, row)
+    if held is not None:
+        raise OrderError(f"{row.ref} cannot be synced now: {held}")
     p = order.params
     since = p.get("since")
     new = NewRun(
@@ -92,11 +104,12 @@ def _sync(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     return Carried({"run": public_id}, start=(Asked("sync", str(run.id)),) if run else ())
 
 
-def _cancel_sync(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
-    run = runs.find(tx, str(order.params.get("run", "")))
+def _cancel_sync(tx: Tx, order: OperatorRequest, _: datetime) -> Carried:
+    run_id = str(order.params.get("run", ""))
+    run = runs.find(tx, run_id)
     if run is None:
-        raise OrderError("no such run")
-    if not runs.cancel(tx, run.id, Reason.CANCELLED, rfc3339(now)):
+        raise OrderError(f"no run {run_id}; `reconciler status NAME` lists those of an integration")
+    if not runs.cancel(tx, run.id, Reason.CANCELLED):
         raise OrderError(f"{run.public_id} is done already")
     return Carried({"run": run.public_id}, stop=(Asked("sync", str(run.id)),))
 
@@ -118,7 +131,7 @@ def _suspend(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     integrations.suspend(tx, row.id, order.requested_by or "operator", str(order.params.get("reason", "")), until)
     stopped = runs.open_runs(tx, row.id)
     for run in stopped:
-        runs.cancel(tx, run.id, Reason.SUSPENDED, rfc3339(now))
+        runs.cancel(tx, run.id, Reason.SUSPENDED)
     return replace(_reconcile(tx, order, now), stop=tuple(Asked("sync", str(run.id)) for run in stopped))
 
 
@@ -137,9 +150,10 @@ def _approve(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
 
 
 def _delivery(tx: Tx, order: OperatorRequest) -> deliveries.Delivery:
-    found = deliveries.find(tx, str(order.params.get("delivery", "")))
+    delivery_id = str(order.params.get("delivery", ""))
+    found = deliveries.find(tx, delivery_id)
     if found is None:
-        raise OrderError("no such delivery; list them: reconciler deliveries")
+        raise OrderError(f"no delivery {delivery_id}; list them: reconciler deliveries")
     return found
 
 
@@ -175,29 +189,35 @@ def _cancel_delivery(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
 def _state_delivering(tx: Tx, integration_id: int, at: str) -> None:
     """Nothing is to be tried again any more: what was said of it goes, until the next delivery tells."""
     row = integrations.get(tx, integration_id)
-    said = integrations.conditions(tx, integration_id).get(ConditionType.DELIVERING)
+    said = conditions.conditions(tx, integration_id).get(ConditionType.DELIVERING)
     is_over = (
         said is not None and said.reason is Reason.DELIVERY_FAILING and not deliveries.failing(tx, integration_id)[0]
     )
     if row is not None and is_over:
-        integrations.say(tx, integration_id, row.generation, [Say(ConditionType.DELIVERING, None)], at)
+        conditions.say(tx, integration_id, row.generation, [Say(ConditionType.DELIVERING, None)], at)
 
 
 class Orders:
-    """`tick` carries out every open request, each in a transaction of its own with its answer."""
+    """`tick` carries out every open request, each in a transaction of its own with its answer.
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    `is_observing`: what would not be done by a daemon that only looks is refused.
+    """
+
+    def __init__(self, database: Database, clock: Clock, *, is_observing: bool = False) -> None:
         self._database = database
         self._clock = clock
+        self._is_observing = is_observing
 
     async def tick(self) -> list[Carried]:
         open_orders = await self._database.read(journal.open_requests)
-        return [await self._carry_out(order) for order in open_orders]
+        return [replace(await self._carry_out(o), kind=o.kind, by=o.requested_by) for o in open_orders]
 
     async def _carry_out(self, order: OperatorRequest) -> Carried:
         now = self._clock.now()
 
         def do(tx: Tx) -> Carried:
+            if self._is_observing and _acts(order):
+                raise OrderError("this daemon only observes (--observe): it changes, syncs and sends nothing")
             carried = carry_out(tx, order, now)
             journal.answer(tx, order.id, {"ok": True, **carried.result}, rfc3339(now))
             return carried

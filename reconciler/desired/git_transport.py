@@ -14,19 +14,21 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.desired.git_environment import git_environment, redact, secrets_of
-from reconciler.desired.source_error import Fault, SourceError, explain
+from reconciler.desired.source_error import Fault, SourceError, explain, full, unwritable
 from reconciler.desired.source_settings import SourceSettings
 
 _OLDEST_GIT = (2, 31)  # the first that takes its configuration from GIT_CONFIG_COUNT
 _MAX_OUTPUT = 256 * 1024 * 1024
 _MAX_STDERR = 64 * 1024
 _GRACE_SECONDS = 2.0
+_LITTLE_ROOM = 64 * 1024
 _LOG_FORMAT = "--format=%x01%H%x00%an%x00%ae%x00%at%x00%ct"
 _FETCH = (
     "fetch",
@@ -105,11 +107,19 @@ class Git:
         environment, secrets = await asyncio.to_thread(self._prepare)
         code, output, errors = await self._run(environment, arguments, doing)
         if code:
-            raise explain(redact(errors.decode(errors="replace"), secrets), doing)
+            raise self._judged(explain(redact(errors.decode(errors="replace"), secrets), doing))
         return output
 
+    def _judged(self, error: SourceError) -> SourceError:
+        """Not everywhere does git say that the disk is full; half-written files look corrupt then."""
+        is_unclear = error.fault in {Fault.FAILED, Fault.CORRUPT}
+        return full(error) if is_unclear and shutil.disk_usage(self._home).free < _LITTLE_ROOM else error
+
     def _prepare(self) -> tuple[dict[str, str], tuple[str, ...]]:
-        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(error) from error
         return git_environment(self._settings, self._inherited, self._home), secrets_of(self._settings)
 
     async def _check_version(self) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from reconciler.desired.git_environment import trusted_owner_file
 from reconciler.desired.git_transport import Git, RemoteRef
 from reconciler.desired.history import HistoryTable, extend
-from reconciler.desired.source_error import Fault, SourceError
+from reconciler.desired.source_error import Fault, SourceError, explain, unwritable
 from reconciler.desired.source_settings import SourceSettings
 from reconciler.desired.tree import Objects, is_ancestor, open_repository
 
@@ -42,6 +42,7 @@ _NOT_OURS = frozenset(
         Fault.OWNERSHIP,
         Fault.REFUSED,
         Fault.TOO_LARGE,
+        Fault.FULL,
         Fault.PROGRAM_MISSING,
         Fault.VANISHED,
     }
@@ -105,7 +106,7 @@ class Mirror:
 
     async def fetch_history(self, wanted: RemoteRef) -> None:
         if not self.line.is_dir():
-            await self._git.create(self.line)
+            await self._begin_history()
         options = ("--filter=blob:none", "--update-shallow")
         try:
             await self._git.fetch(self.line, f"+{wanted.name}:{_LINE}", *options)
@@ -114,6 +115,18 @@ class Mirror:
                 # Holds nothing that cannot be had again; the next try starts with an empty one.
                 await asyncio.to_thread(shutil.rmtree, self.line, ignore_errors=True)
             raise
+
+    async def _begin_history(self) -> None:
+        """Beside its place: a half-made one, after a full disk or a kill, would pass for a repository."""
+        fresh = self._folder / "history.new"
+        await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
+        try:
+            await self._git.create(fresh)
+            await asyncio.to_thread(fresh.rename, self.line)
+        except OSError as error:
+            raise unwritable(error) from error
+        finally:
+            await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
 
     async def read_history(self, known: HistoryTable, revision: str) -> HistoryTable:
         """`known` carried on to `revision`: by the commits since where it grew out of it, else from the beginning."""
@@ -124,8 +137,11 @@ class Mirror:
         return await read_history(self._git, self.line, start, revision, self._settings.path)
 
     async def grew(self, old: str, new: str) -> bool | None:
-        """Whether `new` descends from `old`; None where that cannot be told."""
-        return await asyncio.to_thread(grew_in, self.line, old, new)
+        """Whether `new` descends from `old`; None where that cannot be told, also from a history that is damaged."""
+        try:
+            return await asyncio.to_thread(grew_in, self.line, old, new)
+        except SourceError:
+            return None
 
     async def tidy(self) -> None:
         for repository in (self.tip, self.line):
@@ -208,4 +224,4 @@ def _write_ref(repository: Path, name: str, commit: str) -> None:
         message = f"the remote has no commit {commit}"
         raise SourceError(Fault.VANISHED, message, "check that the commit still exists") from None
     except (ValueError, pygit2.GitError, OSError) as error:
-        raise SourceError(Fault.CORRUPT, f"the mirror cannot be written: {type(error).__name__}") from None
+        raise explain(str(error), "writing the mirror") from None

@@ -18,7 +18,7 @@ from reconciler.desired.git_transport import Git, RemoteRef
 from reconciler.desired.history import HistoryTable
 from reconciler.desired.mirror import Mirror, mirror_folder
 from reconciler.desired.snapshot import FileEntry, Snapshot
-from reconciler.desired.source_error import Fault, SourceError
+from reconciler.desired.source_error import Fault, SourceError, unwritable
 from reconciler.desired.source_settings import SourceSettings
 from reconciler.desired.tree import GitSnapshot, patched
 from reconciler.desired.watch import watch_refs
@@ -116,16 +116,24 @@ class GitSource:
 
     async def restore(self) -> GitSnapshot | None:
         async with self._lock:
-            return await self._restore()
+            with contextlib.suppress(OSError):  # the fetch that follows meets it too, and tells
+                return await self._restore()
+            return None
 
     async def fetch(self) -> GitSnapshot:
         async with self._lock:
-            await self._restore()
             try:
-                return await self._fetch()
+                return await self._try()
             except SourceError as error:
                 self._state = replace(self._state, error=failure(error, self._state.error, self._clock.now()))
                 raise
+
+    async def _try(self) -> GitSnapshot:
+        try:
+            await self._restore()
+            return await self._fetch()
+        except OSError as error:
+            raise unwritable(error) from error
 
     async def watch(self) -> AsyncIterator[None]:
         local = self._settings.local_path

@@ -5,6 +5,7 @@ without secrets and a remedy. Called by everything that touches a source. Wordin
 than a vaguer fault: an unknown text becomes FAILED, never a crash.
 """
 
+import errno
 import re
 from enum import StrEnum
 
@@ -24,6 +25,7 @@ class Fault(StrEnum):
     OWNERSHIP = "ownership"
     REFUSED = "refused"
     TOO_LARGE = "too-large"
+    FULL = "disk-full"
     PROGRAM_MISSING = "program-missing"
     FAILED = "failed"
 
@@ -39,6 +41,7 @@ _REASONS = {
     Fault.TIMEOUT: Reason.TIMED_OUT,
     Fault.OWNERSHIP: Reason.PERMISSION_DENIED,
     Fault.REFUSED: Reason.REJECTED,
+    Fault.FULL: Reason.STORE_FULL,
     Fault.PROGRAM_MISSING: Reason.MISSING_DEPENDENCY,
 }
 
@@ -49,14 +52,19 @@ class SourceError(Exception):
     def __init__(self, fault: Fault, message: str, remedy: str = "") -> None:
         super().__init__(f"{message} ({remedy})" if remedy else message)
         self.fault = fault
+        self.message = message
 
     @property
     def reason(self) -> Reason:
         return _REASONS.get(self.fault, Reason.PROTOCOL_ERROR)
 
 
+_MAKE_ROOM = "free space on the disk of the state directory; it is tried again by itself"
+_CHECK_DISK = "check owner and mode of the state directory"
+
 # The first that matches decides, so what is special stands before what Git says along with everything.
 _MEANINGS: tuple[tuple[Fault, str, str], ...] = (
+    (Fault.FULL, r"No space left on device|[Dd]isk quota exceeded", _MAKE_ROOM),
     (
         Fault.OWNERSHIP,
         r"dubious ownership|not owned by current user",
@@ -124,6 +132,18 @@ def explain(stderr: str, doing: str) -> SourceError:
         if pattern.search(text):
             return SourceError(fault, f"{doing} failed: {_telling_line(text, pattern)}", remedy)
     return SourceError(Fault.FAILED, f"{doing} failed: {_telling_line(text, None)}")
+
+
+def full(error: SourceError) -> SourceError:
+    """The same, where what is left of the disk explains it."""
+    return SourceError(Fault.FULL, f"{error.message}; no room is left on the disk", _MAKE_ROOM)
+
+
+def unwritable(error: OSError) -> SourceError:
+    """The disk of the state directory refuses what the copy of a source needs."""
+    is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    message = f"{error.filename or 'the mirror'} cannot be written: {error.strerror or error}"
+    return SourceError(Fault.FULL, message, _MAKE_ROOM) if is_full else SourceError(Fault.FAILED, message, _CHECK_DISK)
 
 
 def _telling_line(text: str, pattern: re.Pattern[str] | None) -> str:

@@ -28,12 +28,13 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Metrics:
-    """Made once by the daemon; `budgets` tells the state of all rate budgets when asked."""
+    """Made once by the daemon. `budgets` tells the state of all rate budgets, `refused` how many writes the disk refused."""
 
-    def __init__(self, budgets: Callable[[], Iterable[BudgetState]] = tuple) -> None:
+    def __init__(self, budgets: Callable[[], Iterable[BudgetState]] = tuple, refused: Callable[[], int] = int) -> None:
         self.registry = CollectorRegistry()
         self.tallies = Tallies()
         self._budgets = budgets
+        self._refused = refused
         self._make_process()
         self._make_reconcile()
         self._make_http()
@@ -48,6 +49,10 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         build = self._gauge("build_info", "Version of this program; always 1.", "version", "python_version")
         build.labels(__version__, platform.python_version()).set(1)
+        self._refusals = self._counter(
+            "store_refused_writes", "Writes that the disk refused, because it is full or broken."
+        )
+        self._refusals_seen = 0
         self._lag = self._gauge(
             "event_loop_lag_seconds", "By how much a timer of the event loop was late, last measured."
         )
@@ -87,7 +92,7 @@ class Metrics:
         )
 
     def _make_queue(self) -> None:
-        self._adds = self._counter("queue_adds", "Jobs that were made due.", "queue")
+        self._adds = self._counter("queue_adds", "Jobs that were due and have begun.", "queue")
         self._retries = self._counter("queue_retries", "Jobs that failed and were made due again.", "queue")
         self._job_seconds = self._histogram("job_duration_seconds", "How long a job ran.", _SLOW, "kind", "result")
 
@@ -144,7 +149,7 @@ class Metrics:
     def count_queue_retry(self, queue: str) -> None:
         self._retries.labels(queue).inc()
 
-    def set_plan(self, changes: Mapping[str, int]) -> None:
+    def set_plan(self, changes: Mapping[Action, int]) -> None:
         """Actions of the plan taken over last, by kind; kinds that are not named are 0."""
         for action in Action:
             if action is not Action.NONE:
@@ -161,6 +166,8 @@ class Metrics:
     def render(self) -> bytes:
         """All of the registry in the text format. Not the tallies."""
         self._read_budgets()
+        seen, self._refusals_seen = self._refusals_seen, self._refused()
+        self._refusals.inc(self._refusals_seen - seen)
         return generate_latest(self.registry)
 
     def _read_budgets(self) -> None:

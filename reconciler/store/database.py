@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from reconciler.model.clock import Clock, SystemClock
 from reconciler.store.dialect import SQLITE, DialectName, statement
-from reconciler.store.errors import StoreUnavailableError, sqlite_errors
+from reconciler.store.errors import StoreCorruptError, StoreFullError, StoreUnavailableError, sqlite_errors
 
 T = TypeVar("T")
 Params = Mapping[str, Any] | Sequence[Any]
@@ -68,16 +68,25 @@ class Tx:
         self.dialect: DialectName = dialect
 
     def execute(self, sql: str, params: Params = ()) -> Cursor:
-        cursor: Cursor = self._connection.execute(statement(sql, self.dialect), params)
+        """Text that is no Unicode, such as a file name in an old encoding, is kept with its odd characters spelled out."""
+        written = statement(sql, self.dialect)
+        try:
+            cursor: Cursor = self._connection.execute(written, params)
+        except UnicodeEncodeError:
+            cursor = self._connection.execute(written, _as_unicode(params))
         return cursor
 
-    def executemany(self, sql: str, rows: Iterable[Params]) -> int:
-        """Rows touched in all; the cheap way to write many."""
-        cursor = self._connection.cursor()
-        cursor.executemany(statement(sql, self.dialect), rows)
-        touched: int = cursor.rowcount
-        cursor.close()
-        return touched
+    def executemany(self, sql: str, rows: Iterable[Params]) -> None:
+        """The cheap way to write many."""
+        every = list(rows)
+        left = iter(every)
+        with closing(self._connection.cursor()) as cursor:
+            try:
+                cursor.executemany(statement(sql, self.dialect), left)
+            except UnicodeEncodeError:
+                first = len(every) - len(list(left)) - 1  # the row that could not be bound; all before it are written
+                for row in every[first:]:
+                    self.execute(sql, row).close()
 
     def all(self, sql: str, /, **params: Any) -> list[Row]:
         return self.execute(sql, params).fetchall()
@@ -108,6 +117,7 @@ class Database:
 
     def __init__(self, path: Path, clock: Clock, connect: Callable[[], sqlite3.Connection]) -> None:
         self.path = path
+        self.refused = 0  # writes that the disk refused; small ones may fit where large ones do not
         self.dialect = SQLITE
         self._clock = clock
         with sqlite_errors(path), ExitStack() as opened:
@@ -144,8 +154,12 @@ class Database:
         self._connections.close()
 
     def _write(self, query: Callable[[Tx], T]) -> T:
-        with sqlite_errors(self.path), _transaction(self._writer_connection, "BEGIN IMMEDIATE"):
-            return query(Tx(self._writer_connection, "sqlite", self._clock))
+        try:
+            with sqlite_errors(self.path), _transaction(self._writer_connection, "BEGIN IMMEDIATE"):
+                return query(Tx(self._writer_connection, "sqlite", self._clock))
+        except (StoreFullError, StoreUnavailableError, StoreCorruptError):
+            self.refused += 1
+            raise
 
     def _write_durably(self, query: Callable[[Tx], T]) -> T:
         self._writer_connection.execute("PRAGMA synchronous=FULL")
@@ -161,6 +175,16 @@ class Database:
                 return query(Tx(connection, "sqlite", self._clock))
         finally:
             self._idle_readers.put(connection)
+
+
+def _as_unicode(params: Params) -> Params:
+    if isinstance(params, Mapping):
+        return {name: _spelled(value) for name, value in params.items()}
+    return [_spelled(value) for value in params]
+
+
+def _spelled(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 @contextmanager

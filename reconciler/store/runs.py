@@ -161,7 +161,7 @@ def start(tx: Tx, run_id: int, fence: int, lineage: Lineage, at: str) -> Run | N
     )
     row = tx.one(
         "UPDATE run SET state = 'running', fence = :fence, attempts = attempts + 1, generation = :generation,"
-        " revision = :revision, spec_hash = :spec, connector_version = :version, step = 'validate',"
+        " revision = :revision, spec_hash = :spec, connector_version = :version, step = 'validate', reason = '', error = '',"
         " started_at = coalesce(started_at, :at), progressed_at = :at"
         " WHERE id = :id AND state <> 'done' AND is_cancelling = 0 RETURNING *",
         fence=fence,
@@ -175,14 +175,28 @@ def start(tx: Tx, run_id: int, fence: int, lineage: Lineage, at: str) -> Run | N
     return _run(row) if row else None
 
 
-def pause(tx: Tx, run: Run) -> bool:
-    """Give the place back: the run is due again and goes on where it was. False where it is cancelled or not ours."""
+def pause(tx: Tx, run: Run, reason: str = "", error: str = "") -> bool:
+    """Give the place back: the run is due again and goes on where it was. False where it is cancelled or not ours.
+
+    Until then `reason` and `error` tell whoever waits for it why.
+    """
     return bool(
         tx.rowcount(
-            "UPDATE run SET state = 'due' WHERE id = :id AND fence = :f AND state = 'running' AND is_cancelling = 0",
+            "UPDATE run SET state = 'due', reason = :reason, error = :error"
+            " WHERE id = :id AND fence = :f AND state = 'running' AND is_cancelling = 0",
+            reason=reason,
+            error=error,
             id=run.id,
             f=run.fence,
         )
+    )
+
+
+def put_off(tx: Tx, run_id: int, reason: str, error: str) -> None:
+    """Why a due run cannot be taken yet."""
+    tx.execute(
+        "UPDATE run SET reason = :reason, error = :error WHERE id = :id AND state = 'due' AND is_cancelling = 0",
+        {"reason": reason, "error": error, "id": run_id},
     )
 
 
@@ -349,15 +363,15 @@ def finish(tx: Tx, run: Run, result: RunResult, reason: str, error: str, at: str
     return True
 
 
-def cancel(tx: Tx, run_id: int, reason: str, at: str) -> bool:
-    """A due run ends at once, a running one at its next page commit. False where it is done already."""
-    asked = tx.rowcount(
-        "UPDATE run SET is_cancelling = 1, reason = :reason WHERE id = :id AND state <> 'done'",
-        reason=reason,
-        id=run_id,
+def cancel(tx: Tx, run_id: int, reason: str) -> bool:
+    """From now on it neither starts nor commits a page; `close_cancelled` ends it. False where it is done already."""
+    return bool(
+        tx.rowcount(
+            "UPDATE run SET is_cancelling = 1, reason = :reason, error = '' WHERE id = :id AND state <> 'done'",
+            reason=reason,
+            id=run_id,
+        )
     )
-    _close_cancelled(tx, run_id, "due", at)
-    return bool(asked)
 
 
 def _close_cancelled(tx: Tx, run_id: int, state: str, at: str) -> bool:

@@ -50,7 +50,20 @@ def desired_tree(tx: Tx, integration_id: int) -> dict[str, Any]:
 
 def check_writable(tx: Tx, at: str) -> None:
     """A real write (`Database.write`), so that a full or read-only disk shows; raises what any other write would."""
+    _put_meta(tx, "checked_at", at)
+
+
+def note_observing(tx: Tx, *, is_observing: bool) -> None:
+    """Whether the daemon that began to work on this store only observes."""
+    _put_meta(tx, "observing", "yes" if is_observing else "")
+
+
+def is_observed(tx: Tx) -> bool:
+    return bool(tx.value("SELECT value FROM meta WHERE key = 'observing'"))
+
+
+def _put_meta(tx: Tx, key: str, value: str) -> None:
     tx.execute(
-        "INSERT INTO meta (key, value) VALUES ('checked_at', :at) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        {"at": at},
+        "INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        {"key": key, "value": value},
     )

@@ -92,6 +92,7 @@ class Work:
     async def stop(self, patience: timedelta) -> None:
         """Start nothing more, wait that long for what runs, then cancel it: those rows are due for the next process."""
         self._is_stopping = True
+        self._hand.leave()
         self.wake()
         await self._end(self._scanning, self._settings.lease)
         await self._empty_hand(patience)

@@ -55,6 +55,7 @@ class Hand:
         self._inside: set[asyncio.Task[object]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._is_leaving = False
         self.on_end: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
@@ -93,9 +94,11 @@ class Hand:
         try:
             await asyncio.wait({task})
         finally:
-            await self._stop(task)  # only where the engine preempted us while the task was running
-            await self._settle(job, claim, task)
-            del self._held[attempt]
+            try:
+                await self._stop(task)  # only where the engine preempted us while the task was running
+                await self._settle(job, claim, task)
+            finally:  # also where it preempts us now: what is not held is not renewed, so its lane opens when the lease ends
+                del self._held[attempt]
 
     async def _end_predecessor(self, claim: Claim) -> None:
         """Our claim outdid one that we ourselves still work under: that one stops first."""
@@ -132,16 +135,25 @@ class Hand:
         most = min(self._settings.retry_most, self._settings.retry_first * (1 << min(failures + 1, 16)))
         return max(self._settings.retry_first, most * self._random())
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """A full disk or a locked database ends some day; our lease is renewed until then, or somebody else takes over."""
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        """A full disk or a locked database ends some day; our lease is renewed until then, or somebody else takes over.
+
+        A process that is leaving does not wait for that day: the row is found stranded later.
+        """
         pause = ASK_AGAIN
         while True:
             try:
                 return await call()
             except Exception as error:  # noqa: BLE001 whatever the store throws, the job must be settled
                 self._report("store does not answer", error, None)
+                if self._is_leaving:
+                    return None
                 await self._clock.sleep(pause.total_seconds())
                 pause = min(pause * 2, ASK_AGAIN_MOST)
+
+    def leave(self) -> None:
+        """From now on a store that does not answer is asked once."""
+        self._is_leaving = True
 
     def cancel(self, attempt: int) -> bool:
         """Stop one at once; its row decides what becomes of it."""

@@ -15,6 +15,10 @@ Kinds = Mapping[str, Kind]
 Report = Callable[[str, BaseException, Job | None], None]
 
 
+class EngineError(Exception):
+    """The engine's own database refuses: full, locked, unreachable. Nothing is lost, our rows decide."""
+
+
 class JobStore(Protocol):
     """Job rows: the truth about work. Every call is one transaction."""
 

@@ -6,9 +6,9 @@ DBOS is one for a process, so is `Transact`. Blocking calls are named so: caller
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, Enque
 from dbos import error as dbos_errors
 
 from reconciler.model.job import QUEUES, Job
+from reconciler.work.ports import EngineError
 from reconciler.work.settings import WorkSettings
 
 Body = Callable[[str, int, int], Awaitable[None]]
@@ -29,6 +30,15 @@ FINISHED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 PRUNE_CHUNK = 500
 SELDOM = 3600.0
 LISTENER_POLL = 0.1  # looks at an empty map, and is what closing waits for
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the engine's database refuses, without the long story of its driver."""
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        raise EngineError(f"the job engine's database does not answer: {error.orig}") from None
 
 
 class Transact:
@@ -89,9 +99,10 @@ class Transact:
     async def start(self, job: Job) -> None:
         """Run it in this process at once."""
         assert self._job is not None  # noqa: S101
-        with SetWorkflowID(job.workflow_id):
+        with _told(), SetWorkflowID(job.workflow_id):
             await DBOS.start_workflow_async(self._job, job.kind, job.id, job.attempt)
 
+    @_told()
     def enqueue(self, jobs: Sequence[Job]) -> None:
         """Blocking. All or none; any process takes them."""
         with self._engine.begin() as connection:
@@ -105,17 +116,20 @@ class Transact:
                 }
                 self._client.enqueue_in_transaction(connection, options, job.kind, job.id, job.attempt)
 
+    @_told()
     def poll_every(self, seconds: float) -> None:
         """Blocking. How often the engine looks into its queues."""
         for queue in self._queues:
             queue.set_polling_interval_sec(seconds)
 
+    @_told()
     def cancel(self, jobs: Iterable[Job]) -> None:
         """Blocking. A stranded start of a lane would keep the engine from starting the next one."""
         ids = [job.workflow_id for job in jobs]
         if ids:
             self._client.cancel_workflows(ids)
 
+    @_told()
     def unknown(self, jobs: Sequence[Job]) -> list[Job]:
         """Blocking. Those the engine will not start: it lost or ended them."""
         found = self._client.list_workflows(
@@ -124,6 +138,7 @@ class Transact:
         known = {workflow.workflow_id for workflow in found}
         return [job for job in jobs if job.workflow_id not in known]
 
+    @_told()
     def recover(self, owner: str) -> int:
         """Blocking. Starts a dead process left behind go back to their queue, where our rows refuse the stale ones.
 
@@ -131,6 +146,7 @@ class Transact:
         """
         return len(DBOS._recover_pending_workflows([owner]))  # noqa: SLF001
 
+    @_told()
     def prune(self, before: datetime) -> int:
         """Blocking. Forget one chunk of ended workflows; gives how many."""
         ended = self._client.list_workflows(
@@ -140,6 +156,7 @@ class Transact:
             self._client.delete_workflows([workflow.workflow_id for workflow in ended])
         return len(ended)
 
+    @_told()
     def unsettled(self) -> bool:
         """Blocking. Whether outcomes of this process are still to be written down."""
         pending = self._client.list_workflows(
@@ -200,9 +217,13 @@ class _Quiet(logging.Filter):
         if isinstance(error, dbos_errors.DBOSException) or "no longer owned by this execution" in record.getMessage():
             record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         if error is not None:
-            record.msg, record.args = f"{record.getMessage()} {type(error).__name__}: {error}", ()
+            record.msg, record.args = f"{record.getMessage()} {_in_a_line(error)}", ()
         record.exc_info = record.exc_text = None
-        return True
+        return logging.getLogger().isEnabledFor(record.levelno)
+
+
+def _in_a_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0]
 
 
 def _silence() -> None:
