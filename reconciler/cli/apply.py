@@ -1,6 +1,6 @@
 """`reconciler apply`: fetch, plan, apply what is due, and exit: for pipelines and for those who want no daemon.
 
-Exit code: 0 all is as Git wants it, 1 something failed, stalled or waits, 3 the guard blocked a removal.
+Exit code: 0 all is as Git wants it, 1 something failed, stalled or waits, 3 the guard blocked a removal, 130 after Ctrl-C.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from getpass import getuser
 from typing import TYPE_CHECKING, Any
 
+from reconciler.cli.options import examples
 from reconciler.cli.run import add_settings, settings_of
 from reconciler.cli.store_access import CommandError, guarded
 from reconciler.cli.times import span
@@ -19,17 +20,19 @@ if TYPE_CHECKING:
     from reconciler.app.once import Outcome
     from reconciler.model.plan import Plan
 
+EXITS = "0 all is as Git wants it, 1 something failed, stalled or waits, 3 a removal is blocked"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_settings(parser)
+    add_settings(parser, level="error")
     parser.add_argument("--timeout", default="5m", metavar="DURATION", help="for the whole pass (default: 5m)")
     parser.add_argument("--approve", default="", metavar="DIGEST", help="allow the removals that a blocked plan named")
     parser.add_argument("--sync", action="store_true", help="wait for the syncs that begin, and fail where one does")
+    examples(parser, "reconciler apply --repo .", "reconciler apply --config ci.yaml --sync --timeout 30m", exits=EXITS)
 
 
 @guarded
 def run(args: argparse.Namespace) -> int:
-    from reconciler.desired.sops.errors import SopsError
     from reconciler.settings import SettingsError
     from reconciler.store.errors import StateLockedError
 
@@ -40,10 +43,11 @@ def run(args: argparse.Namespace) -> int:
         outcome = asyncio.run(_apply(_settings(args), args, patience))
     except StateLockedError as error:
         raise CommandError(f"{error}; a daemon applies by itself, at once with: reconciler reconcile --wait") from None
-    except (SettingsError, SopsError, OSError) as error:
+    except (SettingsError, OSError) as error:
         raise CommandError(str(error)) from None
     except KeyboardInterrupt:
-        raise CommandError("interrupted; what is not done is due at the next start") from None
+        print("reconciler: interrupted; what is not done is due at the next start", file=sys.stderr)
+        return 130
     _report(outcome)
     return outcome.exit_code
 

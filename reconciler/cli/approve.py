@@ -3,12 +3,14 @@
 import argparse
 import re
 
-from reconciler.cli.store_access import CommandError, add_state_dir, guarded, order, reading
+from reconciler.cli.options import add_state_dir, examples
+from reconciler.cli.store_access import CommandError, guarded, order, reading
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("digest", help="as the blocked plan names it")
+    parser.add_argument("digest", metavar="DIGEST", help="the 16 hex digits that a blocked plan names")
     add_state_dir(parser)
+    examples(parser, "reconciler approve 3f9a1c0b7d2e4a68")
 
 
 @guarded
@@ -23,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _is_awaited(args: argparse.Namespace) -> bool:
     from reconciler.model.condition import Reason
-    from reconciler.store import integrations
+    from reconciler.store import conditions
 
     with reading(args) as tx:
-        said = [c for each in integrations.every_condition(tx).values() for c in each.values()]
+        said = [c for each in conditions.every_condition(tx).values() for c in each.values()]
     return any(c.reason is Reason.PRUNE_BLOCKED and args.digest in c.message for c in said)

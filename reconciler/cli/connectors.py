@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.columns import aligned
+from reconciler.cli.names import meant
+from reconciler.cli.options import add_output, examples
 from reconciler.cli.store_access import CommandError, guarded
 
 if TYPE_CHECKING:
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("type", nargs="?", help="everything about this one (default: a list of all)")
-    parser.add_argument("--output", choices=sorted(_WRITERS), default="text")
+    parser.add_argument("type", nargs="?", metavar="TYPE", help="everything about this one (default: a list of all)")
+    add_output(parser, _WRITERS)
+    examples(parser, "reconciler connectors slack", "reconciler connectors servicenow --output markdown")
 
 
 @guarded
@@ -25,17 +28,10 @@ def run(args: argparse.Namespace) -> int:
 
     known = known_types()
     if args.type is not None and args.type not in known:
-        raise CommandError(f"there is no connector {args.type}{_meant(args.type, known)}")
+        raise CommandError(f"there is no connector {args.type}{meant(args.type, known)}")
     facts = [connector_facts(load(name)) for name in ([args.type] if args.type else known)]
     print(_WRITERS[args.output](facts, args.type is not None))
     return 0
-
-
-def _meant(word: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(word, known, 1)
-    return f", did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"
 
 
 def as_json(facts: "Sequence[ConnectorFacts]", is_one: bool) -> str:

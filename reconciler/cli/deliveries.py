@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.columns import aligned, one_line
-from reconciler.cli.store_access import CommandError, add_state_dir, find_integration, guarded, order, reading
+from reconciler.cli.options import add_output, add_state_dir, examples
+from reconciler.cli.store_access import CommandError, find_integration, guarded, order, reading
 from reconciler.cli.times import ago
 
 if TYPE_CHECKING:
@@ -22,30 +23,33 @@ STATUSES = ("pending", "sending", "delivered", "failed", "dead", "unknown", "can
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--status", action="append", choices=STATUSES, help="only these; give it again for more than one"
-    )
+    parser.usage = "reconciler deliveries [options]\n       reconciler deliveries show|retry|cancel ID [options]"
+    statuses = f"only these: {', '.join(STATUSES)}; give it again for more than one"
+    parser.add_argument("--status", action="append", choices=STATUSES, metavar="STATUS", help=statuses)
     parser.add_argument("--integration", metavar="NAME", help="only deliveries to this integration")
-    parser.add_argument("--limit", type=int, default=50, help="at most the newest so many (default: 50)")
-    parser.add_argument("--output", choices=("text", "json"), default="text")
+    parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most the newest so many (default: 50)")
+    add_output(parser)
     add_state_dir(parser)
-    commands = parser.add_subparsers(dest="action", metavar="COMMAND")
+    examples(
+        parser,
+        "reconciler deliveries --status dead --status unknown",
+        "reconciler deliveries --integration slack --limit 10",
+        "reconciler deliveries show dlv_7xKpQ2mR4wVb",
+        "reconciler deliveries retry dlv_7xKpQ2mR4wVb",
+    )
+    commands = parser.add_subparsers(
+        dest="action", metavar="COMMAND", prog="reconciler deliveries", help="without one, they are listed"
+    )
     for name, what in (
         ("show", "attempts, fields and receipt of one"),
         ("retry", "send it again, as a new delivery linked to it"),
         ("cancel", "take back one that is not sent yet"),
     ):
-        one = commands.add_parser(name, help=what)
-        one.add_argument("id", help="such as dlv_7xKpQ2mR4wVb")
+        one = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+        one.add_argument("id", metavar="ID", help="such as dlv_7xKpQ2mR4wVb")
         # without a default of their own, so that what stands before the word counts as well
-        one.add_argument("--state-dir", type=_path, default=argparse.SUPPRESS, help="state directory of the daemon")
-        one.add_argument("--output", choices=("text", "json"), default=argparse.SUPPRESS)
-
-
-def _path(text: str) -> Any:
-    from pathlib import Path
-
-    return Path(text)
+        add_output(one, default=argparse.SUPPRESS)
+        add_state_dir(one, default=argparse.SUPPRESS)
 
 
 @guarded

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
+from reconciler.cli.age_key import new_key
+from reconciler.cli.options import examples
 from reconciler.cli.store_access import CommandError, guarded
 
 PLACES = {
@@ -31,24 +33,23 @@ ENCRYPTED = ("integrations/slack.yaml", "integrations/servicenow.yaml")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", nargs="?", type=Path, default=Path(), metavar="DIR", help="folder (default: this one)")
-    parser.add_argument(
-        "--age", action="append", default=[], metavar="RECIPIENT", help="public key to encrypt to (default: yours)"
-    )
-    parser.add_argument(
-        "--key-file", type=Path, help="where your private key is or is to be (default: where SOPS looks)"
-    )
+    age = "public key to encrypt to, several with commas or by giving it again (default: yours)"
+    parser.add_argument("--age", action="append", default=[], metavar="RECIPIENT", help=age)
+    key = "where your private key is, or is to be made (default: where SOPS looks)"
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help=key)
+    examples(parser, "reconciler init integrations", "reconciler init integrations --age age1...,age1...")
 
 
 @guarded
 def run(args: argparse.Namespace) -> int:
     from reconciler.desired.sops.errors import SopsError
 
-    folder = args.dir.resolve()
+    folder, now = args.dir.resolve(), datetime.now(UTC)
     try:
         schemas = _schemas()
         _refuse_overwriting(folder, [*PLACES.values(), *schemas])
-        recipients, remark = _recipients(args, folder)
-        starter = starter_files(recipients, datetime.now(UTC)) | schemas
+        recipients, remark = _recipients(args, folder, now)
+        starter = starter_files(recipients, now) | schemas
         _write(folder, starter)
     except SopsError as error:
         raise CommandError(str(error)) from None
@@ -76,7 +77,7 @@ def _refuse_overwriting(folder: Path, places: Sequence[str]) -> None:
         )
 
 
-def _recipients(args: argparse.Namespace, folder: Path) -> tuple[list[str], str]:
+def _recipients(args: argparse.Namespace, folder: Path, now: datetime) -> tuple[list[str], str]:
     """Whom to encrypt to, and what the person has to know of the private key."""
     from reconciler.desired.sops.keys import default_key_file, parse_identities, parse_recipient
     from reconciler.desired.sops.policy import split_recipients
@@ -94,21 +95,8 @@ def _recipients(args: argparse.Namespace, folder: Path) -> tuple[list[str], str]
         return known[:1], f"secrets are encrypted to {known[0]}, whose private key is in {path}"
     if path.resolve().is_relative_to(folder):
         raise CommandError(f"{path} is inside {folder}; a private key must never be committed, name another --key-file")
-    recipient = new_key(path)
+    recipient = new_key(path, now)
     return [recipient], f"a new private key is in {path}: keep it safe, nothing can be decrypted without it"
-
-
-def new_key(path: Path) -> str:
-    """Make an age key file for its owner only; returns the public key. Raises FileExistsError, never overwrites."""
-    import pyrage
-
-    identity = pyrage.x25519.Identity.generate()
-    recipient = str(identity.to_public())
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"# public key: {recipient}\n{identity}\n")
-    return recipient
 
 
 def starter_files(recipients: Sequence[str], now: datetime) -> dict[str, str]:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from reconciler.cli.store_access import CommandError, add_state_dir, find_integration, guarded, reading
+from reconciler.cli.options import add_name, add_output, add_state_dir, examples
+from reconciler.cli.store_access import CommandError, find_integration, guarded, reading
 from reconciler.cli.times import instant
 
 if TYPE_CHECKING:
@@ -19,17 +20,24 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.3
 MOST_AT_ONCE = 10_000
+LEVELS = ("debug", "info", "warn", "error")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="an integration: name or workspace/name")
-    parser.add_argument("--level", choices=("debug", "info", "warn", "error"), help="only lines this bad or worse")
-    parser.add_argument("--run", help="only lines of this run, such as run_7xKpQ2mR4wVb")
-    parser.add_argument("--since", metavar="TIME", help="RFC 3339, or 2h for the last two hours")
-    parser.add_argument("--limit", type=int, default=200, help="at most the newest so many lines (default: 200)")
+    add_name(parser)
+    bad = f"only lines this bad or worse: {', '.join(LEVELS)} (default: all)"
+    parser.add_argument("--level", choices=LEVELS, metavar="LEVEL", help=bad)
+    parser.add_argument("--run", metavar="RUN", help="only lines of this run, such as run_7xKpQ2mR4wVb")
+    parser.add_argument("--since", metavar="TIME", help="only since then: RFC 3339, or 2h for the last two hours")
+    parser.add_argument("--limit", type=int, default=200, metavar="N", help="at most the newest so many (default: 200)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines until Ctrl-C")
-    parser.add_argument("--output", choices=("text", "json"), default="text")
+    add_output(parser)
     add_state_dir(parser)
+    examples(
+        parser,
+        "reconciler logs servicenow-prod --since 2h --level warn",
+        "reconciler logs servicenow-prod --follow --output json",
+    )
 
 
 @guarded
@@ -61,7 +69,9 @@ class _Wanted:
 
         run = runs.find(tx, self._args.run)
         if run is None or run.integration_id != self._integration_id:
-            raise CommandError(f"{self._args.name} has no run {self._args.run}; `reconciler status NAME` lists them")
+            raise CommandError(
+                f"{self._args.name} has no run {self._args.run}; see: reconciler status {self._args.name}"
+            )
         return run.id
 
     def show(self, after_id: int, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""The command `reconciler`: finds the module of the chosen command and runs it. Imports nothing else.
+"""The command `reconciler`: finds the module of the chosen command and runs it.
 
 Every command module has `configure(parser)` and `run(args) -> exit code`. `--help` is answered from the table below, so
 it costs no import of a command.
@@ -6,9 +6,11 @@ it costs no import of a command.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import NoReturn
+
+from reconciler.cli.names import meant
 
 COMMANDS = {
     "init": "write a starter repository",
@@ -19,7 +21,7 @@ COMMANDS = {
     "status": "show integrations and how they fare",
     "sync": "start a sync, or cancel one",
     "logs": "show the log of an integration",
-    "deliveries": "list, retry or cancel deliveries",
+    "deliveries": "list deliveries; show, retry or cancel one",
     "reconcile": "look at one integration, or all of Git, now",
     "suspend": "stop touching an integration, with a reason",
     "resume": "end a suspension",
@@ -33,16 +35,34 @@ _MODULES = {"test": "probe"}
 
 
 class _Parser(argparse.ArgumentParser):
-    """Usage errors exit with 1, as plan's exit codes promise: 2 means changes."""
+    """Usage errors exit with 1, as plan's exit codes promise (2 means changes), and come with what was meant."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(1, f"{self.prog}: {message}\n")
 
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"there is no {value}{meant(str(value), map(str, action.choices))}")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """For words that nobody asked for; raises SystemExit."""
+        word = unknown[0].partition("=")[0]
+        said = f"there is no option {word}{meant(word, self.known_options())}"
+        self.error(said if word.startswith("-") else f"unexpected: {word}")
+
+    def known_options(self) -> Iterator[str]:
+        for action in self._actions:
+            yield from (word for word in action.option_strings if word.startswith("--"))
+            if isinstance(action.choices, dict):  # a command with commands of its own
+                yield from (w for one in action.choices.values() for w in one.known_options())
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code. A broken pipe ends quietly, Ctrl-C with 130."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [words[1], "--help"]
     if not words or words[0] in {"-h", "--help", "help"}:
         print(_help())
         return 0
@@ -52,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"reconciler {__version__}")
         return 0
     if words[0] not in COMMANDS:
-        print(f"reconciler: no command {words[0]!r}{_suggestion(words[0])}; see reconciler --help", file=sys.stderr)
+        print(f"reconciler: no command {words[0]}{meant(words[0], COMMANDS)}; see: reconciler --help", file=sys.stderr)
         return 1
     return _run(words[0], words[1:])
 
@@ -61,7 +81,9 @@ def _run(name: str, words: list[str]) -> int:
     module = import_module(f"reconciler.cli.{_MODULES.get(name, name)}")
     parser = _Parser(prog=f"reconciler {name}", description=_sentence(COMMANDS[name]))
     module.configure(parser)
-    args = parser.parse_args(words)
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.refuse(unknown)
     try:
         return int(module.run(args))
     except BrokenPipeError:
@@ -87,13 +109,6 @@ def _help() -> str:
             "\n`reconciler COMMAND --help` says more. `reconciler --version` prints the version.",
         ]
     )
-
-
-def _suggestion(word: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(word, COMMANDS, 1)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 if __name__ == "__main__":

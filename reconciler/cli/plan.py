@@ -5,17 +5,27 @@ import os
 import sys
 from pathlib import Path
 
+from reconciler.cli.options import add_output, add_state_dir, examples
 from reconciler.cli.store_access import state_dir
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repo", type=Path, default=Path(), help="repository or folder (default: here)")
-    parser.add_argument("--path", default="", help="sub-folder with the manifests")
-    parser.add_argument("--base", metavar="REF", help="compare with this revision; no state and no key needed")
+    parser.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help="repository or folder (default: here)")
+    parser.add_argument("--path", default="", metavar="FOLDER", help="sub-folder that holds the manifests")
+    parser.add_argument(
+        "--base", metavar="REF", help="compare with this revision (default: with what a daemon applied)"
+    )
     parser.add_argument("--head", metavar="REF", help="the revision to look at (default: the files as they are)")
-    parser.add_argument("--state-dir", type=Path, help="without --base: compare with what this daemon applied")
-    parser.add_argument("--output", choices=("text", "json", "markdown"), default="text")
+    add_output(parser, ("text", "json", "markdown"))
     parser.add_argument("--no-cache", action="store_true", help="parse every file anew")
+    add_state_dir(parser)
+    examples(
+        parser,
+        "reconciler plan                              the files here against what the daemon applied",
+        "reconciler plan --base origin/main           what a merge will do; needs no state and no key",
+        "reconciler plan --base HEAD~1 --head HEAD --output markdown",
+        exits="0 nothing would change, 2 something would, 3 a removal is blocked, 1 error",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from reconciler.cli.options import add_name, add_output, examples
 from reconciler.cli.run import add_settings, settings_of
 from reconciler.cli.store_access import CommandError, guarded, match_ref
 
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 
 
 SHOWN_FINDINGS = 3
+EXITS = "0 signed in, nothing is missing; 1 the probe failed, or a right is missing that the manifest needs"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="an integration: name or workspace/name")
-    add_settings(parser)
-    parser.add_argument("--output", choices=("text", "json"), default="text")
+    add_name(parser)
+    add_settings(parser, level="error")
+    add_output(parser)
+    examples(
+        parser, "reconciler test --repo . servicenow-prod", "reconciler test servicenow-prod --output json", exits=EXITS
+    )
 
 
 @guarded

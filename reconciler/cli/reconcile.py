@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from reconciler.cli.options import NAME, add_state_dir, examples
 from reconciler.cli.store_access import (
     CommandError,
-    add_state_dir,
-    daemon_runs,
+    DaemonWatch,
     find_integration,
     guarded,
     order,
     reading,
-    state_dir,
 )
 from reconciler.cli.times import span
 
@@ -26,13 +25,17 @@ if TYPE_CHECKING:
     from reconciler.control.view import IntegrationView
 
 LOOK_SECONDS = 0.1
+EXITS = "0 ordered or, with --wait, all is as Git wants it; 1 refused, or something failed, stalled or waits"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="an integration: name or workspace/name (default: all of Git)")
-    parser.add_argument("--wait", action="store_true", help="until it is ready, or says why it cannot be")
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"{NAME} (default: fetch Git, and look at all)")
+    parser.add_argument("--wait", action="store_true", help="until all is as Git wants it, or says why it cannot be")
     parser.add_argument("--timeout", default="5m", metavar="DURATION", help="how long --wait waits (default: 5m)")
     add_state_dir(parser)
+    examples(
+        parser, "reconciler reconcile --wait", "reconciler reconcile servicenow-prod --wait --timeout 30s", exits=EXITS
+    )
 
 
 @guarded
@@ -51,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wait(args: argparse.Namespace, integration_id: int | None, asked_at: datetime, patience: timedelta) -> int:
-    deadline = asked_at + patience
+    waiting = _Waiting(args, asked_at + patience)
     if integration_id is None:
-        _await_sources(args, asked_at, deadline)
+        _await_sources(args, asked_at, waiting)
     while True:
         found = _look(args, integration_id)
         if all(stands.is_settled for _, stands in found):
             break
-        _go_on(args, deadline, _unsettled(found))
+        waiting.go_on(_unsettled(found))
     for view, stands in found:
         print(f"{view.row.ref} {stands}: {view.message}")
     return 0 if all(stands.is_good for _, stands in found) else 1
@@ -72,7 +75,7 @@ def _look(args: argparse.Namespace, integration_id: int | None) -> "Sequence[tup
     return [pair for pair in every if integration_id in (None, pair[0].row.id)]
 
 
-def _await_sources(args: argparse.Namespace, asked_at: datetime, deadline: datetime) -> None:
+def _await_sources(args: argparse.Namespace, asked_at: datetime, waiting: "_Waiting") -> None:
     """Until every source was asked again and what it gave was planned; raises CommandError where one cannot be read."""
     from reconciler.model.clock import from_rfc3339
     from reconciler.store import journal
@@ -83,18 +86,25 @@ def _await_sources(args: argparse.Namespace, asked_at: datetime, deadline: datet
         late = [s.name for s in sources if s.attempted_at is None or from_rfc3339(s.attempted_at) < asked_at]
         if not late:
             break
-        _go_on(args, deadline, f"source {late[0]} has not been read")
+        waiting.go_on(f"source {late[0]} has not been read")
     broken = next((s for s in sources if s.error_reason), None)
     if broken:
         raise CommandError(f"source {broken.name}: {broken.error_message}; the last good revision stays in force")
 
 
-def _go_on(args: argparse.Namespace, deadline: datetime, what: str) -> None:
-    if datetime.now(UTC) > deadline:
-        raise CommandError(f"not done within {args.timeout}: {what}")
-    if not daemon_runs(state_dir(args)):
-        raise CommandError("the daemon has stopped; it goes on when it runs again")
-    time.sleep(LOOK_SECONDS)
+class _Waiting:
+    """A moment between two looks, as long as patience lasts and a daemon works."""
+
+    def __init__(self, args: argparse.Namespace, deadline: datetime) -> None:
+        self._timeout = args.timeout
+        self._deadline = deadline
+        self._daemon = DaemonWatch(args, "it goes on")
+
+    def go_on(self, what: str) -> None:
+        if datetime.now(UTC) > self._deadline:
+            raise CommandError(f"not done within {self._timeout}: {what}")
+        self._daemon.check()
+        time.sleep(LOOK_SECONDS)
 
 
 def _unsettled(found: "Sequence[tuple[IntegrationView, Standing]]") -> str:

@@ -2,11 +2,12 @@
 
 import argparse
 
-from reconciler.cli.store_access import CommandError, add_state_dir, find_integration, guarded, order, reading
+from reconciler.cli.options import add_name, add_state_dir
+from reconciler.cli.store_access import CommandError, find_integration, guarded, order, reading
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="an integration: name or workspace/name")
+    add_name(parser)
     add_state_dir(parser)
 
 

@@ -7,34 +7,50 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from reconciler.cli.options import examples
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("console", "json")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
+    listen = "address of metrics, health and status (default: 127.0.0.1:8750; '' for none)"
+    parser.add_argument("--listen", metavar="HOST:PORT", help=listen)
     parser.add_argument("--observe", action="store_true", help="plan and report, but change, sync and send nothing")
+    examples(
+        parser,
+        "reconciler run --repo .",
+        "reconciler run --repo https://git.example.org/integrations.git --ref main --path integrations",
+        "reconciler run --config /etc/reconciler.yaml --observe",
+    )
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Flags that stand for the daemon's settings; `--config` names a file with all of them."""
-    parser.add_argument("--config", type=Path, help="settings file (YAML)")
-    parser.add_argument("--repo", help="where the manifests are: path, file://, https://, ssh://")
-    parser.add_argument("--ref", help="branch, tag or commit")
-    parser.add_argument("--path", help="sub-folder with the manifests")
-    parser.add_argument("--state-dir", type=Path, help="folder for what must survive")
-    parser.add_argument("--listen", help="address of metrics, health and status, e.g. 127.0.0.1:8750")
-    parser.add_argument("--log-format", choices=("console", "json"))
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+def add_settings(parser: argparse.ArgumentParser, level: str = "info") -> None:
+    """Flags that stand for the daemon's settings; `--config` names a file with all of them. `level` is the log's default."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, in YAML (default: $RECONCILER_CONFIG)")
+    repo = "where the manifests are: path, file://, https:// or ssh:// (default: $RECONCILER_REPO, else as in --config)"
+    parser.add_argument("--repo", metavar="PLACE", help=repo)
+    parser.add_argument("--ref", metavar="REF", help="with --repo: branch, tag or commit (default: its HEAD)")
+    parser.add_argument("--path", metavar="FOLDER", help="with --repo: sub-folder that holds the manifests")
+    place = "$RECONCILER_STATE_DIR, else ~/.local/state/reconciler, for root /var/lib/reconciler"
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help=f"for what must survive (default: {place})")
+    parser.add_argument("--log-format", choices=FORMATS, metavar="FORM", help="console (default) or json")
+    parser.add_argument("--log-level", choices=LEVELS, metavar="LEVEL", help=f"{', '.join(LEVELS)} (default: {level})")
 
 
 def settings_of(args: argparse.Namespace) -> Any:
     """The settings of this invocation; raises SettingsError."""
-    from reconciler.settings import load_settings
+    from reconciler.settings import SettingsError, load_settings
 
+    if (args.ref or args.path) and not (args.repo or os.environ.get("RECONCILER_REPO")):
+        raise SettingsError("--ref and --path say more about --repo; give that too")
     flags = {
         "source.url": args.repo,
-        "source.ref": args.ref if args.repo else None,
-        "source.path": args.path if args.repo else None,
+        "source.ref": args.ref,
+        "source.path": args.path,
         "state_dir": args.state_dir,
-        "listen": args.listen,
+        "listen": vars(args).get("listen"),
         "log.format": args.log_format,
         "log.level": args.log_level,
     }
@@ -42,7 +58,6 @@ def settings_of(args: argparse.Namespace) -> Any:
 
 
 def run(args: argparse.Namespace) -> int:
-    from reconciler.desired.sops.errors import SopsError
     from reconciler.settings import SettingsError
     from reconciler.store.errors import StoreError
 
@@ -56,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         daemon = Daemon(settings, os.environ, is_observing=args.observe)
         configure_log(settings.log, daemon.redactor)
         asyncio.run(run_until_signal(daemon))
-    except (SettingsError, StoreError, SopsError, OSError) as error:
+    except (SettingsError, StoreError, OSError) as error:
         print(f"reconciler run: {error}", file=sys.stderr)
         return 1
     return 0

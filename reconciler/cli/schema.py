@@ -7,6 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from reconciler.cli.names import meant
+from reconciler.cli.options import examples
 from reconciler.desired.schemas import all_schemas, rendered
 from reconciler.sdk import registry
 
@@ -14,10 +16,10 @@ _SUFFIX = ".schema.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "name", nargs="?", default="integration", help="integration (default), workspace, or connectors/TYPE"
-    )
+    what = "integration (default), workspace, or connectors/TYPE"
+    parser.add_argument("name", nargs="?", default="integration", metavar="NAME", help=what)
     parser.add_argument("--write", type=Path, metavar="DIR", help="write all schemas below DIR instead")
+    examples(parser, "reconciler schema connectors/slack", "reconciler schema --write schemas")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
         return _write(args.write, {name: rendered(schema) for name, schema in schemas.items()})
     wanted = f"{args.name.removesuffix(_SUFFIX)}{_SUFFIX}"
     if wanted not in schemas:
-        names = ", ".join(name.removesuffix(_SUFFIX) for name in sorted(schemas))
-        print(f"reconciler schema: there is no schema {args.name}; there are: {names}", file=sys.stderr)
+        known = [name.removesuffix(_SUFFIX) for name in schemas]
+        print(f"reconciler schema: there is no schema {args.name}{meant(args.name, known)}", file=sys.stderr)
         return 1
     print(rendered(schemas[wanted]), end="")
     return 0

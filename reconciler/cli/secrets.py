@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyrage
-
+from reconciler.cli.age_key import new_key
+from reconciler.cli.options import examples
 from reconciler.desired.sops import encrypt as sealing
 from reconciler.desired.sops.clear_text import clear_text
 from reconciler.desired.sops.document import decrypt
@@ -30,25 +30,41 @@ from reconciler.desired.sops.policy import Policy, load_policy, split_recipients
 from reconciler.desired.sops.rules import Rules
 from reconciler.desired.sops.tree import revealed
 from reconciler.desired.sops.yaml_events import read_documents
-from reconciler.model.clock import Clock, SystemClock, rfc3339
+from reconciler.model.clock import Clock, SystemClock
 from reconciler.model.finding import Code
 
 Transform = Callable[[Path, bytes], bytes]
 _STEP = re.compile(r"""\[(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([0-9]+))\]""")
-_PRIVATE = 0o600
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
     commands = parser.add_subparsers(dest="secrets_command", required=True, metavar="COMMAND")
-    keygen = commands.add_parser("keygen", help="make an age identity and print its public recipient")
-    keygen.add_argument("-o", "--output", type=Path, help="file for the identity (default: where SOPS looks for it)")
-    encrypt = _with_files(commands.add_parser("encrypt", help="encrypt files as .sops.yaml says"))
-    encrypt.add_argument("--age", action="append", default=[], metavar="RECIPIENT", help="instead of .sops.yaml")
-    encrypt.add_argument("--encrypted-regex", metavar="REGEX", help="encrypt the values below keys that match")
-    clear = _with_files(commands.add_parser("decrypt", help="print or write the clear files"))
+    keygen = _command(commands, "keygen", "make an age key; prints its public half, the recipient")
+    where = "file for the private key (default: where SOPS looks for it)"
+    keygen.add_argument("-o", "--output", type=Path, metavar="FILE", help=where)
+    encrypt = _with_files(_command(commands, "encrypt", "encrypt clear files for whom .sops.yaml says"))
+    age = "public key to encrypt to, several with commas or by giving it again (default: $SOPS_AGE_RECIPIENTS, else .sops.yaml)"
+    encrypt.add_argument("--age", action="append", default=[], metavar="RECIPIENT", help=age)
+    regex = "encrypt what stands below keys that match (default: as .sops.yaml says; of a manifest, its secrets)"
+    encrypt.add_argument("--encrypted-regex", metavar="REGEX", help=regex)
+    examples(
+        encrypt, "reconciler secrets encrypt -i integrations/slack.yaml", "reconciler secrets encrypt -i secrets/*.yaml"
+    )
+    clear = _with_files(_command(commands, "decrypt", "print or write the clear files, with the keys SOPS would use"))
     clear.add_argument("--extract", metavar="PATH", help="""only one value, such as '["auth"]["token"]'""")
-    _with_files(commands.add_parser("rotate", help="new data key, for the recipients .sops.yaml names now"))
+    examples(
+        clear,
+        "reconciler secrets decrypt integrations/slack.yaml",
+        """reconciler secrets decrypt --extract '["spec"]["auth"]["token"]' integrations/slack.yaml""",
+    )
+    _with_files(_command(commands, "rotate", "encrypt files anew, for whom .sops.yaml says now"))
+    examples(parser, "reconciler secrets keygen", "reconciler secrets encrypt -i integrations/slack.yaml")
+
+
+def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    return made
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,25 +78,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="YAML, JSON, .env, INI or anything else; several with -i"
+    )
     parser.add_argument("-i", "--in-place", action="store_true", help="write to the file instead of stdout")
     return parser
 
 
 def _keygen(path: Path, clock: Clock) -> int:
-    identity = pyrage.x25519.Identity.generate()
-    recipient = str(identity.to_public())
-    text = f"# created: {rfc3339(clock.now())}\n# public key: {recipient}\n{identity}\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
+        print(new_key(path, clock.now()))
     except FileExistsError:
         return _failed(path, Code.INVALID_VALUE, "exists already and holds keys", "name another file with -o")
     except OSError as cause:
         return _failed(path, Code.FILE_UNREADABLE, f"cannot be written: {cause.strerror}", "name another file with -o")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    print(recipient)
     return 0
 
 

@@ -3,10 +3,16 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from reconciler.cli.store_access import add_state_dir, find_integration, guarded, reading
+from reconciler.cli.caveats import caveats
+from reconciler.cli.columns import aligned, one_line
+from reconciler.cli.names import meant
+from reconciler.cli.options import NAME, add_output, add_state_dir, examples
+from reconciler.cli.store_access import CommandError, find_integration, guarded, reading, state_dir
+from reconciler.cli.times import ago
 
 if TYPE_CHECKING:
     from reconciler.control.view import IntegrationView, Overview
@@ -14,10 +20,11 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="an integration: name or workspace/name")
-    parser.add_argument("--workspace", help="only this workspace")
-    parser.add_argument("--output", choices=("text", "json"), default="text")
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"{NAME} (default: a table of all)")
+    parser.add_argument("--workspace", metavar="WORKSPACE", help="only this workspace")
+    add_output(parser)
     add_state_dir(parser)
+    examples(parser, "reconciler status", "reconciler status --workspace it-ops", "reconciler status servicenow-prod")
 
 
 @guarded
@@ -27,25 +34,39 @@ def run(args: argparse.Namespace) -> int:
 
     now = datetime.now(UTC)
     with reading(args) as tx:
-        seen = overview(tx, now)
+        seen, notes = overview(tx, now), caveats(state_dir(args), tx)
         if args.name:
-            row = find_integration(tx, args.name)
+            is_bare = args.workspace is not None and "/" not in args.name
+            row = find_integration(tx, f"{args.workspace}/{args.name}" if is_bare else args.name)
             view = next(v for v in seen.integrations if v.row.id == row.id)
             history = runs.history(tx, row.id, 5)
             _one(view, history, now, args.output)
+            _notes(notes, args.output)
             return 0
+    known = {v.row.workspace for v in seen.integrations}
+    if args.workspace is not None and args.workspace not in known:
+        raise CommandError(f"no integration in a workspace {args.workspace}{meant(args.workspace, known)}")
     views = [v for v in seen.integrations if args.workspace in (None, v.row.workspace)]
     if args.output == "json":
         json.dump({"integrations": [as_json(v) for v in views], "sources": _sources(seen)}, sys.stdout, indent=2)
         print()
     else:
-        print(table(views, now))
+        print(table(views, now) if views else "no integration yet")
         print(_footer(seen))
+    _notes(notes, args.output)
     return 0
+
+
+def _notes(notes: Sequence[str], output: str) -> None:
+    """For programs they are no part of the answer."""
+    for note in notes:
+        print(f"\nnote: {note}", file=sys.stdout if output == "text" else sys.stderr)
 
 
 def as_json(view: "IntegrationView") -> dict[str, Any]:
     """The stable JSON form of one row of the table."""
+    from reconciler.serve.forms import condition_form
+
     row = view.row
     return {
         "id": row.public_id,
@@ -56,17 +77,7 @@ def as_json(view: "IntegrationView") -> dict[str, Any]:
         "health": {"status": view.health, "latency_ms": row.latency_ms, "error_count": row.error_count},
         "sync_status": view.sync_status,
         "ready": {"status": view.ready.truth, "reason": view.ready.reason, "message": view.ready.message},
-        "conditions": [
-            {
-                "type": c.type,
-                "status": c.truth,
-                "reason": c.reason,
-                "message": c.message,
-                "since": c.since.isoformat(),
-                "generation": c.generation,
-            }
-            for c in view.conditions.values()
-        ],
+        "conditions": [condition_form(c) for c in view.conditions.values()],
         "generation": row.generation,
         "observed_generation": row.observed_generation,
         "revision": row.applied_revision,
@@ -118,29 +129,20 @@ def table(views: "list[IntegrationView]", now: datetime) -> str:
             _last(v, now),
             _until(v.row.next_sync_at, now),
             str(len(v.row.drifted)) if v.row.drifted else "-",
-            _short(v.message),
+            one_line(v.message, 100),
         )
         for v in views
     ]
-    widths = [max(len(r[i]) for r in (_HEAD, *rows)) for i in range(len(_HEAD))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in (_HEAD, *rows))
-
-
-def _short(message: str) -> str:
-    line = message.split("\n", 1)[0]
-    return line if len(line) <= 100 else f"{line[:99]}…"
+    return aligned(_HEAD, rows)
 
 
 def _last(view: "IntegrationView", now: datetime) -> str:
-    from reconciler.model.clock import from_rfc3339
-    from reconciler.model.duration import render_duration
-
     row = view.row
     if view.running is not None:
         return f"running, {view.running.counts.records} records"
     if row.last_sync_at is None:
         return row.last_sync_result or "-"
-    age = f"{render_duration(now - from_rfc3339(row.last_sync_at))} ago"
+    age = ago(row.last_sync_at, now)
     return age if row.last_sync_result == "success" else f"{row.last_sync_result}, good {age}"
 
 
@@ -160,50 +162,60 @@ def _footer(seen: "Overview") -> str:
         lines.append(f"\nsource {s.name}: {s.url} at {s.revision[:12] or 'nothing yet'}")
         if s.error_reason:
             lines.append(
-                f"  {s.error_reason} since {s.error_since}: {s.error_message}; the last good revision stays in force"
+                f"  {s.error_reason} since {s.error_since}: {s.error_message}"
+                + ("; the last good revision stays in force" if s.revision else "")
             )
     lines += [f"{f.severity}: {f}" for f in seen.findings]
     return "\n".join(lines)
 
 
 def _one(view: "IntegrationView", history: "list[Run]", now: datetime, output: str) -> None:
+    from reconciler.serve.forms import run_form
+
     if output == "json":
         shown = as_json(view)
-        shown["runs"] = [
-            {
-                "id": r.public_id,
-                "scope": r.scope,
-                "state": r.state,
-                "result": r.result,
-                "reason": r.reason,
-                "error": r.error,
-                "started_at": r.started_at,
-                "finished_at": r.finished_at,
-                "added": r.counts.added,
-                "updated": r.counts.updated,
-                "unchanged": r.counts.unchanged,
-                "deleted": r.counts.deleted,
-                "rejected": r.counts.rejected,
-            }
-            for r in history
-        ]
+        shown["runs"] = [run_form(r) for r in history]
         json.dump(shown, sys.stdout, indent=2)
         print()
         return
+    print(one_text(view, history, now))
+
+
+def one_text(view: "IntegrationView", history: "list[Run]", now: datetime) -> str:
+    """Everything about one integration, for a person."""
     row = view.row
-    print(table([view], now))
-    print(f"\n{row.file}:{row.line} at {row.revision[:12]}, by {row.created_by or 'unknown'}")
-    print(
-        f"connected as {row.identity or '-'}; latency {row.latency_ms or '-'} ms; uptime {view.uptime_percent or '-'} %"
-    )
+    lines = [table([view], now), "", f"{row.file}:{row.line} at {row.revision[:12]}, by {row.created_by or 'unknown'}"]
+    lines += [text for text in (_who(view),) if text]
     if row.missing:
-        print(f"missing rights: {', '.join(row.missing)}")
-    print("\nconditions:")
-    for c in (view.ready, *view.conditions.values()):
-        print(f"  {c.type:<17} {c.truth:<8} {c.reason:<22} {c.message}")
+        lines.append(f"missing rights: {', '.join(row.missing)}")
+    conditions = [(c.type, c.truth, c.reason, c.message) for c in (view.ready, *view.conditions.values())]
+    lines += ["", "conditions:", *_indented(conditions)]
     if history:
-        print("\nlast runs:")
-    for r in history:
-        n = r.counts
-        numbers = f"+{n.added} ~{n.updated} -{n.deleted} ={n.unchanged}" + (f" !{n.rejected}" if n.rejected else "")
-        print(f"  {r.public_id}  {r.requested_at[:19]}Z  {r.scope:<12} {r.result or r.state:<10} {numbers}  {r.error}")
+        lines += ["", "last runs:", *_indented([_run_row(r) for r in history])]
+    return "\n".join(lines)
+
+
+def _who(view: "IntegrationView") -> str:
+    """What the last good probe told: of the present only while the integration is connected."""
+    from reconciler.model.condition import Status
+
+    row, is_up = view.row, view.status in {Status.CONNECTED, Status.SYNCING}
+    parts = []
+    if row.identity:
+        parts.append(f"{'connected' if is_up else 'was connected'} as {row.identity}")
+    if is_up and row.latency_ms is not None:
+        parts.append(f"latency {round(row.latency_ms, 1):g} ms")
+    if view.uptime_percent is not None:
+        parts.append(f"uptime {view.uptime_percent:g} %")
+    return "; ".join(parts)
+
+
+def _run_row(r: "Run") -> tuple[str, ...]:
+    n = r.counts
+    numbers = f"+{n.added} ~{n.updated} -{n.deleted} ={n.unchanged}" + (f" !{n.rejected}" if n.rejected else "")
+    why = ": ".join(part for part in (r.reason, r.error) if part) if r.result != "success" else ""
+    return r.public_id, f"{r.requested_at[:19]}Z", r.scope, str(r.result or r.state), numbers, one_line(why)
+
+
+def _indented(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"  {line}" for line in aligned(rows[0], rows[1:]).split("\n")]

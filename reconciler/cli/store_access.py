@@ -10,6 +10,8 @@ from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reconciler.cli import names
+
 if TYPE_CHECKING:
     from reconciler.model.ids import Ref
     from reconciler.store.database import Tx
@@ -17,14 +19,11 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 30.0
 POLL_SECONDS = 0.05
+GONE_SECONDS = 2.0
 
 
 class CommandError(Exception):
     """The command cannot be done; the message is for the person who typed it."""
-
-
-def add_state_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state-dir", type=Path, help="state directory of the daemon")
 
 
 def state_dir(args: argparse.Namespace) -> Path:
@@ -47,7 +46,7 @@ def reading(args: argparse.Namespace) -> "Iterator[Tx]":
 
 
 def find_integration(tx: "Tx", text: str, *, with_removed: bool = False) -> "IntegrationRow":
-    """By `workspace/name`, or by bare name where only one workspace has it; raises CommandError with suggestions."""
+    """As `match_ref` finds it among those of the store; raises CommandError."""
     from reconciler.store import integrations
 
     rows = {row.ref: row for row in integrations.every(tx, with_removed=with_removed)}
@@ -55,23 +54,21 @@ def find_integration(tx: "Tx", text: str, *, with_removed: bool = False) -> "Int
 
 
 def match_ref(refs: "Collection[Ref]", text: str) -> "Ref":
-    """The one that a person means by `text`; raises CommandError."""
-    from difflib import get_close_matches
-
-    from reconciler.model.ids import Ref
+    """The one that a person means by `text`; raises CommandError with suggestions."""
+    from reconciler.model.ids import meant
 
     try:
-        wanted = Ref.parse(text)
+        found = meant(text, refs)
     except ValueError as error:
         raise CommandError(str(error)) from None
-    is_bare = "/" not in text and "." not in text
-    found = [ref for ref in refs if (ref.name == wanted.name if is_bare else ref == wanted)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise CommandError(f"{text} is in several workspaces: {', '.join(map(str, found))}")
-    close = get_close_matches(text, [ref.name if is_bare else str(ref) for ref in refs], 1)
-    raise CommandError(f"no integration {text}{f', did you mean {close[0]}?' if close else ''}")
+        raise CommandError(f"{text} is in several workspaces, say which: {', '.join(map(str, sorted(found)))}")
+    if not refs:
+        raise CommandError(f"no integration {text}; there is none at all yet")
+    known = [str(ref) if "/" in text or "." in text else ref.name for ref in refs]
+    raise CommandError(f"no integration {text}{names.meant(text.replace('.', '/'), known)}")
 
 
 def order(args: argparse.Namespace, kind: str, integration_id: int | None, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,12 +79,12 @@ def order(args: argparse.Namespace, kind: str, integration_id: int | None, param
     from reconciler.store import journal
 
     folder = state_dir(args)
-    if not daemon_runs(folder):
-        raise CommandError(f"no daemon works on {folder}; start one with: reconciler run")
+    demand_daemon(args)
     by = getuser()
     public_id = _write(folder, lambda tx: journal.ask(tx, kind, integration_id, params, by, rfc3339(datetime.now(UTC))))
-    deadline = time.monotonic() + ANSWER_SECONDS
+    deadline, daemon = time.monotonic() + ANSWER_SECONDS, DaemonWatch(args, "the order stays and is done")
     while time.monotonic() < deadline:
+        daemon.check()
         with reading(args) as tx:
             answer = journal.answer_of(tx, public_id)
         if answer is not None:
@@ -104,13 +101,37 @@ def _write(folder: Path, call: "Callable[[Tx], str]") -> str:
     return write_once(folder / "reconciler.db", call)
 
 
+def demand_daemon(args: argparse.Namespace) -> None:
+    """Raises CommandError where nobody would carry an order out."""
+    folder = state_dir(args)
+    if not daemon_runs(folder):
+        raise CommandError(f"no daemon works on {folder}; start one with: reconciler run, or name another --state-dir")
+
+
+class DaemonWatch:
+    """For whoever waits: `check` raises CommandError soon after the daemon is gone. `what` goes on when it is back."""
+
+    def __init__(self, args: argparse.Namespace, what: str) -> None:
+        self._folder = state_dir(args)
+        self._what = what
+        self._next = time.monotonic() + GONE_SECONDS
+
+    def check(self) -> None:
+        # not at every look: who tries the lock could be in the way of a daemon that starts
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + GONE_SECONDS
+        if not daemon_runs(self._folder):
+            raise CommandError(f"the daemon has stopped; {self._what} when it runs again")
+
+
 def daemon_runs(folder: Path) -> bool:
-    """Whether a process holds the state directory."""
+    """Whether a process holds the state directory. Shared, so that two who look never take each other for it."""
     import fcntl
 
     try:
         with (folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:

@@ -3,15 +3,17 @@
 import argparse
 from datetime import UTC, datetime
 
-from reconciler.cli.store_access import CommandError, add_state_dir, find_integration, guarded, order, reading
+from reconciler.cli.options import add_name, add_state_dir, examples
+from reconciler.cli.store_access import CommandError, find_integration, guarded, order, reading
 from reconciler.cli.times import instant
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="an integration: name or workspace/name")
-    parser.add_argument("--reason", required=True, help="why, for whoever wonders later")
+    add_name(parser)
+    parser.add_argument("--reason", required=True, metavar="TEXT", help="why, for whoever wonders later")
     parser.add_argument("--until", metavar="TIME", help="resume by itself then: RFC 3339, or 2h for in two hours")
     add_state_dir(parser)
+    examples(parser, "reconciler suspend servicenow-prod --reason 'upgrade of the instance' --until 4h")
 
 
 @guarded

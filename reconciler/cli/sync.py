@@ -1,34 +1,40 @@
 """`reconciler sync NAME`: order a sync from the daemon, and on request wait for it. `reconciler sync cancel RUN`.
 
-Exit code: 0 ordered or, with --wait, succeeded; 1 refused, failed, partial or cancelled.
+What cannot start now is refused with what to do. With --wait, what passes by itself is waited for: before the order until
+the integration is connected, after it until the run is done. Exit code: 0 ordered or, with --wait, succeeded; 1 refused,
+failed, partial or cancelled; 130 after Ctrl-C.
 """
 
 import argparse
+import sys
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from reconciler.cli.options import NAME, add_state_dir, examples
 from reconciler.cli.store_access import (
     CommandError,
-    add_state_dir,
-    daemon_runs,
+    DaemonWatch,
+    demand_daemon,
     find_integration,
     guarded,
     order,
     reading,
-    state_dir,
 )
 
 if TYPE_CHECKING:
-    from reconciler.store.runs import Run
+    from reconciler.cli.run_progress import Seen
 
-GONE_AFTER = 10
+LOOK_SECONDS = 0.2
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "reconciler sync NAME [options]\n       reconciler sync cancel RUN [--state-dir DIR]"
-    parser.add_argument("name", metavar="NAME", help="an integration: name or workspace/name; or the word cancel")
+    parser.add_argument("name", metavar="NAME", help=f"{NAME}; or the word cancel")
     parser.add_argument("run", metavar="RUN", nargs="?", help="after cancel: the run to end, such as run_7xKpQ2mR4wVb")
-    parser.add_argument("--scope", help="incremental (default), full, or delta where the remote has a change feed")
+    parser.add_argument(
+        "--scope", metavar="SCOPE", help="incremental (default), full, or delta where the remote has a change feed"
+    )
     parser.add_argument(
         "--entities", nargs="+", action="extend", metavar="ENTITY", help="only these (default: as the manifest says)"
     )
@@ -36,8 +42,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-deletes", action="store_true", help="let a full read mark more records deleted than the guard allows"
     )
-    parser.add_argument("--wait", action="store_true", help="show progress until it is done")
+    parser.add_argument("--wait", action="store_true", help="show progress, and why it has not begun, until it is done")
     add_state_dir(parser)
+    examples(
+        parser,
+        "reconciler sync servicenow-prod --wait",
+        "reconciler sync it-ops/servicenow-prod --entities incidents,changes --since 2h",
+        "reconciler sync servicenow-prod --scope full",
+        "reconciler sync cancel run_7xKpQ2mR4wVb",
+        exits="0 ordered or, with --wait, succeeded; 1 refused, failed, partial or cancelled",
+    )
 
 
 @guarded
@@ -65,43 +79,70 @@ def _start(args: argparse.Namespace) -> int:
         row = find_integration(tx, args.name)
         tree = shown.desired_tree(tx, row.id)
     params = sync_params(args, row.type, tree, datetime.now(UTC))
+    if args.wait and not _until_startable(args, row.id):
+        return 130
     public_id = str(order(args, "sync", row.id, params)["run"])
     print(public_id, flush=True)
     return _wait(args, public_id) if args.wait else 0
+
+
+def _until_startable(args: argparse.Namespace, integration_id: int) -> bool:
+    """Tell once what it waits for, and again when that changes. What needs somebody is the order's to refuse.
+
+    False after Ctrl-C.
+    """
+    from reconciler.control import holdup
+    from reconciler.store import integrations
+
+    demand_daemon(args)
+    told, daemon = "", DaemonWatch(args, "order it")
+    try:
+        while True:
+            daemon.check()
+            with reading(args) as tx:
+                row = integrations.get(tx, integration_id)
+                held = holdup.of_integration(tx, row) if row else None
+            if held is None or held.remedy:
+                return True
+            if held.message != told:
+                told = held.message
+                print(f"waiting: {told}", flush=True)
+            time.sleep(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        print("reconciler: nothing was ordered", file=sys.stderr)
+        return False
 
 
 def _wait(args: argparse.Namespace, public_id: str) -> int:
     from reconciler.cli.run_progress import follow, result_text
     from reconciler.model.record import RunResult
 
-    watched = _Watched(args, public_id)
+    daemon = DaemonWatch(args, f"{public_id} goes on")
     try:
-        run = follow(watched.look)
+        run = follow(lambda: _look(args, public_id, daemon))
     except KeyboardInterrupt:
-        cancel = f"reconciler sync cancel {public_id}"
-        raise CommandError(f"{public_id} goes on in the daemon; to end it: {cancel}") from None
+        look, end = f"reconciler logs {args.name} --run {public_id} -f", f"reconciler sync cancel {public_id}"
+        print(f"reconciler: {public_id} goes on in the daemon; look: {look}; end it: {end}", file=sys.stderr)
+        return 130
     print(result_text(run))
     if run.result is RunResult.SUCCESS:
         return 0
-    raise CommandError(f"{public_id} was {run.result}: {run.error or run.reason}")
+    why = ": ".join(part for part in (run.reason, run.error) if part)
+    raise CommandError(f"{public_id} was {run.result}" + (f": {why}" if why else ""))
 
 
-class _Watched:
-    """Reads the run's row, and notices when the daemon that works on it is gone."""
+def _look(args: argparse.Namespace, public_id: str, daemon: DaemonWatch) -> "Seen":
+    """The run's row and what holds it up; raises CommandError where nobody works on it any more."""
+    from reconciler.cli.run_progress import Seen
+    from reconciler.control import holdup
+    from reconciler.store import runs
 
-    def __init__(self, args: argparse.Namespace, public_id: str) -> None:
-        self._args = args
-        self._public_id = public_id
-        self._looks = 0
-
-    def look(self) -> "Run":
-        from reconciler.store import runs
-
-        self._looks += 1
-        if self._looks % GONE_AFTER == 0 and not daemon_runs(state_dir(self._args)):
-            raise CommandError(f"the daemon has stopped; {self._public_id} goes on when it runs again")
-        with reading(self._args) as tx:
-            run = runs.find(tx, self._public_id)
-        if run is None:
-            raise CommandError(f"{self._public_id} is gone from the store")
-        return run
+    daemon.check()
+    with reading(args) as tx:
+        found = runs.find(tx, public_id)
+        held = holdup.of_run(tx, found, datetime.now(UTC)) if found else None
+    if found is None:
+        raise CommandError(f"{public_id} is gone from the store")
+    if held is not None and held.remedy:
+        raise CommandError(f"{public_id} has not begun: {held}")
+    return Seen(found, held.message if held else "")

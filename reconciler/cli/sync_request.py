@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from reconciler.cli.names import meant
 from reconciler.cli.store_access import CommandError
 from reconciler.cli.times import instant
 
@@ -48,7 +49,7 @@ def declared_entities(type_name: str, tree: Mapping[str, Any]) -> "tuple[Entity,
 def _scope(text: str | None) -> str:
     if text is None or text in SCOPES:
         return text or "incremental"
-    raise CommandError(f"--scope {text}: there is no such scope{_meant(text, SCOPES)}")
+    raise CommandError(f"--scope {text}: there is no such scope{meant(text, SCOPES)}")
 
 
 def _split(given: Sequence[str] | None) -> list[str]:
@@ -66,7 +67,7 @@ def _chosen(
         raise CommandError(f"{type_name} reads nothing, so there is nothing to sync")
     for name in names:
         if name not in known:
-            raise CommandError(f"--entities: {type_name} has no entity {name}{_meant(name, known)}")
+            raise CommandError(f"--entities: {type_name} has no entity {name}{meant(name, known)}")
     wanted = names or (tree.get("sync") or {}).get("entities")
     return tuple(e for e in declared if (e.name in wanted if wanted else e.by_default))
 
@@ -87,10 +88,3 @@ def _since(text: str | None, scope: str, now: datetime) -> datetime | None:
     if at > now:
         raise CommandError(f"--since {text}: this is in the future")
     return at
-
-
-def _meant(word: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(word, known, 1)
-    return f", did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reconciler.cli.options import add_output, examples
 from reconciler.desired.snapshot import (
     MAX_FILE_BYTES,
     FileEntry,
@@ -32,8 +33,16 @@ _REGULAR = 0o100644
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", nargs="?", type=Path, default=Path(), help="folder or file (default: this folder)")
-    parser.add_argument("--output", choices=sorted(_WRITERS), default="text", help="form of the findings")
+    path = "folder or file (default: this folder)"
+    parser.add_argument("path", nargs="?", type=Path, default=Path(), metavar="PATH", help=path)
+    add_output(parser, _WRITERS)
+    examples(
+        parser,
+        "reconciler validate",
+        "reconciler validate integrations/slack.yaml",
+        "reconciler validate --output github",
+        exits="0 no errors (warnings may be there), 1 errors",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,7 +129,7 @@ def _counted(number: int, what: str) -> str:
 
 
 def _text(findings: Iterable[Finding]) -> str:
-    return "".join(f"{one}\n" for one in findings)
+    return "".join(f"{'warning: ' if one.severity is Severity.WARNING else ''}{one}\n" for one in findings)
 
 
 def _json(findings: Iterable[Finding]) -> str:

@@ -25,17 +25,25 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What one manifest refers to: `depends_on`, and per synchronization its `from`. All are of its own workspace."""
+    """What one manifest refers to: `depends_on`, and per synchronization its `from` and the event type it `awaits`.
+
+    All are of its own workspace; events of integrations themselves are not among those awaited.
+    """
 
     depends_on: tuple[Ref, ...] = ()
     sources: tuple[tuple[int, tuple[Ref, ...]], ...] = ()
+    awaits: tuple[tuple[int, str], ...] = ()
     every: frozenset[Ref] = frozenset()
 
 
-def make_links(depends_on: tuple[Ref, ...], sources: tuple[tuple[int, tuple[Ref, ...]], ...]) -> Links | None:
+def make_links(
+    depends_on: tuple[Ref, ...],
+    sources: tuple[tuple[int, tuple[Ref, ...]], ...],
+    awaits: tuple[tuple[int, str], ...] = (),
+) -> Links | None:
     """None where nothing is named, as in most manifests."""
     every = frozenset(depends_on).union(*(refs for _, refs in sources))
-    return Links(depends_on, sources, every) if every else None
+    return Links(depends_on, sources, awaits, every) if every or awaits else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,20 @@ class Operation(StrEnum):
 EVENT_OF = {Operation.CREATE: "created", Operation.UPDATE: "updated", Operation.DELETE: "deleted"}
 
 
+class Lifecycle(StrEnum):
+    """Events about an integration itself, not about a record of its remote."""
+
+    CONNECTED = "integration.connected"
+    UPDATED = "integration.updated"
+    ERROR = "integration.error"
+    RECOVERED = "integration.recovered"
+    DRIFTED = "integration.drifted"
+    SUSPENDED = "integration.suspended"
+    DISCONNECTED = "integration.disconnected"
+    SYNC_COMPLETED = "sync.completed"
+    SYNC_FAILED = "sync.failed"
+
+
 class DeliveryStatus(StrEnum):
     PENDING = "pending"
     SENDING = "sending"

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Collection
 
 import msgspec
 
@@ -29,6 +30,17 @@ class Ref(msgspec.Struct, frozen=True, order=True, gc=False):
         if not (DNS_LABEL.fullmatch(found.workspace) and DNS_LABEL.fullmatch(found.name)):
             raise ValueError(f"not an integration name: {text}")
         return found
+
+
+def meant(text: str, known: "Collection[Ref]") -> list[Ref]:
+    """Those a person may mean: `workspace/name` is one of them or none, a bare name that of every workspace that has it.
+
+    Raises ValueError for what cannot be a name.
+    """
+    wanted = Ref.parse(text)
+    if "/" in text or "." in text:
+        return [wanted] if wanted in known else []
+    return [ref for ref in known if ref.name == wanted.name]
 
 
 def new_id(prefix: str) -> str:

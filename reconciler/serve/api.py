@@ -36,7 +36,7 @@ _METHODS = ("GET", "HEAD")
 _INDEX = f"""reconciler {__version__}
 
 /v1/integrations          what is connected, and how it fares
-/v1/integrations/{{ref}}    one of them: id, workspace.name, name or type
+/v1/integrations/{{ref}}    one of them: id, workspace/name, name or type
 /metrics                  Prometheus metrics
 /healthz                  is the process alive
 /readyz                   is it ready, and if not, why
@@ -65,6 +65,7 @@ def make_app(parts: Parts, *, is_local: bool = True) -> ASGIApp:
         Route("/metrics", api.metrics, methods=_METHODS),
         Route("/v1/integrations", api.integrations, methods=_METHODS),
         Route("/v1/integrations/{ref}", api.integration, methods=_METHODS),
+        Route("/v1/integrations/{workspace}/{name}", api.integration, methods=_METHODS),
     ]
     answers = {HTTPException: _refused, StoreError: _unavailable, ProblemError: _told, Exception: _unforeseen}
     app = Starlette(routes=routes, exception_handlers=answers)
@@ -106,13 +107,12 @@ class _Api:
         return Response(body, media_type="application/json")
 
     async def integration(self, request: Request) -> Response:
-        entry = _only(
-            request.path_params["ref"], resolve(await self._parts.board.current(), request.path_params["ref"])
-        )
+        ref = "/".join(request.path_params.values())
+        entry = _only(ref, resolve(await self._parts.board.current(), ref))
         now = self._parts.clock.now()
         found = await self._parts.database.read(lambda tx: _detail(tx, entry.id, now))
         if found is None:
-            raise _not_found(request.path_params["ref"])
+            raise _not_found(ref)
         return Response(to_json(detail(found, self._parts.redactor)), media_type="application/json")
 
 
@@ -120,18 +120,19 @@ def _only(ref: str, found: Sequence[Entry]) -> Entry:
     if not found:
         raise _not_found(ref)
     if len(found) > 1:
-        candidates = [{"id": e.public_id, "ref": f"{e.workspace}.{e.name}", "type": e.type} for e in found]
+        candidates = [{"id": e.public_id, "ref": f"{e.workspace}/{e.name}", "type": e.type} for e in found]
         raise ProblemError(
             409,
             "ambiguous-reference",
-            f"{ref!r} fits {len(found)} integrations; use workspace.name or the id",
+            f"{ref!r} fits {len(found)} integrations; use workspace/name or the id",
             {"candidates": candidates[:MOST_CANDIDATES]},
         )
     return found[0]
 
 
 def _not_found(ref: str) -> ProblemError:
-    return ProblemError(404, "integration-not-found", f"no integration has the id, name or type {ref[:200]!r}")
+    message = f"no integration has the id, name or type {ref[:200]!r}; /v1/integrations lists them"
+    return ProblemError(404, "integration-not-found", message)
 
 
 def _detail(tx: Tx, integration_id: int, now: datetime) -> Detail | None:

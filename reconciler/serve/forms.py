@@ -1,4 +1,4 @@
-"""What the API shows of an integration, as JSON: views and rows in, bytes out. Called by `snapshot` (lists) and `api`.
+"""What is shown of an integration as JSON: views and rows in, plain values out. Called by `snapshot` (lists), `api`, `status`.
 
 Nothing secret leaves: an unresolved value is shown as `********`, and all of the specification passes the redactor.
 """
@@ -79,7 +79,7 @@ def detail(found: Detail, redactor: Redactor) -> dict[str, Any]:
         "display_name": row.display_name or row.name,
         "labels": row.labels,
         "message": view.message,
-        "conditions": [_condition(c) for c in (view.ready, *view.conditions.values())],
+        "conditions": [condition_form(c) for c in (view.ready, *view.conditions.values())],
         "generation": row.generation,
         "observed_generation": row.observed_generation,
         "revision": row.revision,
@@ -99,7 +99,7 @@ def detail(found: Detail, redactor: Redactor) -> dict[str, Any]:
         "suspended": _suspended(view),
         "credential_expires_at": row.credential_expires_at,
         "deliveries": dict(view.deliveries),
-        "recent_runs": [_run(run) for run in found.runs],
+        "recent_runs": [run_form(run) for run in found.runs],
         **_specification(found.tree, redactor),
     }
 
@@ -117,7 +117,7 @@ def _masked(value: Any) -> Any:
     return [_masked(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _condition(condition: Condition) -> dict[str, Any]:
+def condition_form(condition: Condition) -> dict[str, Any]:
     return {
         "type": condition.type,
         "status": condition.truth,
@@ -147,7 +147,7 @@ def _suspended(view: IntegrationView) -> dict[str, Any] | None:
     return {"by": row.suspended_by, "reason": row.suspend_reason, "until": row.suspended_until}
 
 
-def _run(run: Run) -> dict[str, Any]:
+def run_form(run: Run) -> dict[str, Any]:
     counts = run.counts
     return {
         "id": run.public_id,

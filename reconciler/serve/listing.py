@@ -14,6 +14,7 @@ from itertools import islice
 import msgspec
 
 from reconciler.model.condition import Status
+from reconciler.model.ids import Ref, meant
 from reconciler.serve.snapshot import Entry, Key, Snapshot
 
 DEFAULT_LIMIT = 20
@@ -146,11 +147,15 @@ def page(snapshot: Snapshot, query: Query) -> Page:
 
 
 def resolve(snapshot: Snapshot, ref: str) -> Sequence[Entry]:
-    """What `ref` may mean: a public id, `workspace.name`, a name, or failing those a type. One entry, several, or none."""
+    """What `ref` may mean: a public id, a name as commands take it, or failing those a type. One entry, several, or none."""
     entries = snapshot.entries
-    workspace, dot, name = ref.partition(".")
-    if dot:
-        return [entry for entry in entries if entry.key == (workspace, name)]
     by_id = [entry for entry in entries if entry.public_id == ref]
-    by_name = by_id or [entry for entry in entries if entry.name == ref]
-    return by_name or [entry for entry in entries if entry.type == ref]
+    return by_id or _named(entries, ref) or [entry for entry in entries if entry.type == ref]
+
+
+def _named(entries: Sequence[Entry], ref: str) -> Sequence[Entry]:
+    near = {Ref(entry.workspace, entry.name): entry for entry in entries if ref.endswith(entry.name)}
+    try:
+        return [near[found] for found in meant(ref, near)]
+    except ValueError:
+        return []

@@ -102,10 +102,7 @@ class Envelope:
         except Exception as error:
             self._logger.exception("request failed", request_id=request_id, path=scope["path"], exc_info=error)
             if not answer.is_started:
-                unforeseen = ProblemError(
-                    500, "internal-error", "the request failed; the daemon's log has its request id"
-                )
-                await problem_response(unforeseen, request_id)(scope, receive, answer)
+                await problem_response(UNFORESEEN, request_id)(scope, receive, answer)
 
     def _check(self, headers: Mapping[bytes, str]) -> None:
         if self._is_local and _host(headers.get(b"host", "localhost")) not in _LOOPBACK:

@@ -101,10 +101,6 @@ class Board:
         self._cost = 0.0
         self.snapshot = Snapshot(clock.now())
 
-    @property
-    def is_loaded(self) -> bool:
-        return self._loaded_at is not None
-
     async def refresh(self) -> None:
         """Bring the board up to date where that is due; call it about every second. Raises StoreError."""
         if self._clock.monotonic() >= self._due():

@@ -1,4 +1,7 @@
-"""Integrations: what Git wants of each, what was applied, how it fares. One row for as long as anything of it is known."""
+"""Integrations: what Git wants of each, what was applied, when it is due. One row for as long as anything of it is known.
+
+What is said of it is in `conditions`, what probes found in `probes`.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from reconciler.model.clock import from_rfc3339, rfc3339
-from reconciler.model.condition import Condition, ConditionType, Reason, Truth
+from reconciler.model.clock import rfc3339
 from reconciler.model.ids import Ref, new_id
 from reconciler.model.state import DesiredIntegration, ObservedIntegration, ObservedState
 from reconciler.model.tree import decode_tree, encode_tree, tree_hash
@@ -268,6 +270,14 @@ def record_applied(tx: Tx, integration_id: int, applied: Applied, at: str) -> bo
     return touched == 1
 
 
+def note_applied_revision(tx: Tx, integration_id: int, revision: str) -> None:
+    """The same spec as of another commit."""
+    tx.execute(
+        "UPDATE integration SET applied_revision = :r WHERE id = :id AND applied_revision <> :r",
+        {"r": revision, "id": integration_id},
+    )
+
+
 def record_stopped(
     tx: Tx, integration_id: int, generation: int, tree: Mapping[str, Any] | None, at: str, policy: str | None = None
 ) -> None:
@@ -324,63 +334,10 @@ def record_failure(tx: Tx, integration_id: int, next_attempt_at: str | None) -> 
     )
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeRecord:
-    """What a probe found; `is_good` counts towards uptime."""
-
-    is_good: bool
-    latency_ms: float | None = None
-    identity: str = ""
-    account: str = ""
-    missing: tuple[str, ...] = ()
-    skew_ms: float | None = None
-    credential_expires_at: str | None = None
-
-
-def count_probe(tx: Tx, integration_id: int, at: str, *, is_good: bool) -> None:
-    """Count towards uptime."""
-    tx.execute(
-        "INSERT INTO uptime (integration_id, day, good, bad) VALUES (:i, :day, :good, :bad)"
-        " ON CONFLICT (integration_id, day) DO UPDATE SET good = uptime.good + excluded.good, bad = uptime.bad + excluded.bad",
-        {"i": integration_id, "day": at[:10], "good": int(is_good), "bad": int(not is_good)},
-    )
-
-
-def record_probe(tx: Tx, integration_id: int, probe: ProbeRecord, at: str, next_at: str) -> None:
-    count_probe(tx, integration_id, at, is_good=probe.is_good)
-    tx.execute(
-        "UPDATE integration SET probe_at = :at, next_probe_at = :next, latency_ms = :latency,"
-        " error_count = CASE WHEN :good = 1 THEN 0 ELSE error_count + 1 END,"
-        " identity = CASE WHEN :good = 1 THEN :identity ELSE identity END,"
-        " account = CASE WHEN :good = 1 THEN :account ELSE account END,"
-        " missing = CASE WHEN :good = 1 THEN :missing ELSE missing END,"
-        " skew_ms = CASE WHEN :good = 1 THEN :skew ELSE skew_ms END,"
-        " credential_expires_at = CASE WHEN :good = 1 THEN :expires ELSE credential_expires_at END WHERE id = :id",
-        {
-            "at": at,
-            "next": next_at,
-            "latency": probe.latency_ms,
-            "good": int(probe.is_good),
-            "identity": probe.identity,
-            "account": probe.account,
-            "missing": json.dumps(probe.missing),
-            "skew": probe.skew_ms,
-            "expires": probe.credential_expires_at,
-            "id": integration_id,
-        },
-    )
-
-
 def record_drift(tx: Tx, integration_id: int, drifted: Sequence[str]) -> None:
     tx.execute(
         "UPDATE integration SET drifted = :d WHERE id = :id", {"d": json.dumps(list(drifted)), "id": integration_id}
     )
-
-
-def uptime(tx: Tx, since_day: str) -> dict[int, tuple[int, int]]:
-    """id -> (good, bad) probes since the day."""
-    rows = tx.all("SELECT integration_id, sum(good), sum(bad) FROM uptime WHERE day >= :d GROUP BY 1", d=since_day)
-    return {i: (good, bad) for i, good, bad in rows}
 
 
 def set_next_sync(tx: Tx, integration_id: int, at: str | None) -> None:
@@ -393,79 +350,6 @@ def suspend(tx: Tx, integration_id: int, by: str, reason: str, until: str | None
         "UPDATE integration SET suspended_by = :by, suspend_reason = :r, suspended_until = :u WHERE id = :id",
         {"by": by, "r": reason, "u": until, "id": integration_id},
     )
-
-
-def conditions(tx: Tx, integration_id: int) -> dict[ConditionType, Condition]:
-    rows = tx.all(
-        "SELECT type, truth, reason, message, since, generation FROM condition WHERE integration_id = :i",
-        i=integration_id,
-    )
-    return {c.type: c for c in map(_condition, rows)}
-
-
-def every_condition(tx: Tx) -> dict[int, dict[ConditionType, Condition]]:
-    found: dict[int, dict[ConditionType, Condition]] = {}
-    for row in tx.all("SELECT type, truth, reason, message, since, generation, integration_id FROM condition"):
-        condition = _condition(row)
-        found.setdefault(row[6], {})[condition.type] = condition
-    return found
-
-
-def unwell(tx: Tx) -> frozenset[int]:
-    """Those whose manifest was not valid, or was kept from being removed, when it was looked at last."""
-    return frozenset(
-        i for (i,) in tx.all("SELECT integration_id FROM condition WHERE type = 'Valid' AND truth <> 'True'")
-    )
-
-
-def _condition(row: Row) -> Condition:
-    return Condition(ConditionType(row[0]), Truth(row[1]), Reason(row[2]), row[3], from_rfc3339(row[4]), row[5])
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """One condition to state; a truth of None takes it away."""
-
-    type: ConditionType
-    truth: Truth | None
-    reason: Reason = Reason.SUCCEEDED
-    message: str = ""
-
-
-def say(tx: Tx, integration_id: int, generation: int, statements: Iterable[Say], at: str) -> list[Condition]:
-    """State conditions; returns those that changed their truth or reason. `since` moves only with the truth."""
-    before = conditions(tx, integration_id)
-    changed = []
-    for s in statements:
-        old = before.get(s.type)
-        if s.truth is None:
-            if old is not None:
-                tx.execute(
-                    "DELETE FROM condition WHERE integration_id = :i AND type = :t", {"i": integration_id, "t": s.type}
-                )
-                changed.append(Condition(s.type, Truth.UNKNOWN, s.reason, s.message, from_rfc3339(at), generation))
-            continue
-        if old and (old.truth, old.reason, old.message, old.generation) == (s.truth, s.reason, s.message, generation):
-            continue
-        since = rfc3339(old.since) if old and old.truth is s.truth else at
-        tx.execute(
-            "INSERT INTO condition (integration_id, type, truth, reason, message, since, generation)"
-            " VALUES (:i, :t, :truth, :reason, :message, :since, :g) ON CONFLICT (integration_id, type) DO UPDATE SET"
-            " truth = excluded.truth, reason = excluded.reason, message = excluded.message, since = excluded.since,"
-            " generation = excluded.generation",
-            {
-                "i": integration_id,
-                "t": s.type,
-                "truth": s.truth,
-                "reason": s.reason,
-                "message": s.message[:2000],
-                "since": since,
-                "g": generation,
-            },
-        )
-        if old is None or (old.truth, old.reason) != (s.truth, s.reason):
-            changed.append(Condition(s.type, s.truth, s.reason, s.message, from_rfc3339(since), generation))
-    return changed
 
 
 def freshness(tx: Tx) -> dict[int, timedelta]:
@@ -481,16 +365,6 @@ def unsettled(tx: Tx) -> list[tuple[int, str | None]]:
         " AND (observed_generation < generation OR next_attempt_at IS NOT NULL)"
     )
     return [(i, at) for i, at in rows]
-
-
-def uptime_of(tx: Tx, integration_id: int, since_day: str) -> tuple[int, int]:
-    """(good, bad) probes of one integration since the day."""
-    row = tx.one(
-        "SELECT coalesce(sum(good), 0), coalesce(sum(bad), 0) FROM uptime WHERE integration_id = :i AND day >= :d",
-        i=integration_id,
-        d=since_day,
-    )
-    return (row[0], row[1]) if row else (0, 0)
 
 
 def freshness_of(tx: Tx, integration_id: int) -> timedelta | None:

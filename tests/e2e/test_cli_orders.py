@@ -4,11 +4,13 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from reconciler.model.event import DeliveryStatus
-from reconciler.store import deliveries, integrations
+from reconciler.store import deliveries, integrations, journal
+from reconciler.store.database import Tx
 from reconciler.store.deliveries import Delivery
 from tests.e2e.stage import ENV
 from tests.e2e.town import Town, documents, start, town
@@ -29,13 +31,26 @@ def sent(here: Town) -> str:
     return here.read(lambda tx: deliveries.listing(tx, status="delivered"))[-1].public_id
 
 
+def _last_said(here: Town, name: str) -> str:
+    """The newest line of its log."""
+
+    def look(tx: Tx) -> str:
+        (row,) = [row for row in integrations.every(tx, with_removed=True) if row.name == name]
+        return next((line.message for line in journal.logs(tx, row.id, limit=1)), "")
+
+    return here.read(look)
+
+
 def _found(here: Town, delivery_id: str) -> Delivery:
     delivery = here.read(lambda tx: deliveries.find(tx, delivery_id))
     assert delivery is not None
     return delivery
 
 
-def test_logs_as_text_and_json(here: Town, sent: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_as_text_and_json(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here.run("sync", "sn", "--wait") == 0
+    here.until("the log says so", lambda: _last_said(here, "sn") == "sync success")
+    capsys.readouterr()
     assert here.run("logs", "sn", "--since", "1h") == 0
     text = capsys.readouterr().out
     assert "connected  identity=recon" in text
@@ -57,7 +72,8 @@ def test_logs_follow_until_interrupted(here: Town) -> None:
     assert following.stdout is not None
     following.stdout.readline()
     assert here.run("sync", "sn") == 0
-    assert json.loads(following.stdout.readline())["message"] == "sync success"
+    while json.loads(following.stdout.readline())["message"] != "sync success":
+        pass  # what was still to be said of earlier orders
     following.send_signal(signal.SIGINT)
     assert following.communicate(timeout=20)[1] == ""
     assert following.returncode == 130
@@ -77,8 +93,9 @@ def test_deliveries_listed_and_shown(here: Town, sent: str, capsys: pytest.Captu
     assert "Mail is down" in shown["fields"]["text"]
     assert [one["outcome"] for one in shown["tries"]] == ["delivered"]
     assert shown["receipt"]["remote_id"].startswith("C0000000OPS:")
-    assert here.run("deliveries", "show", "dlv_none") == 1
-    assert "no delivery dlv_none" in capsys.readouterr().err
+    for words in (("show",), ("retry",), ("cancel",)):
+        assert here.run("deliveries", *words, "dlv_none") == 1
+        assert capsys.readouterr().err == "reconciler: no delivery dlv_none; list them: reconciler deliveries\n"
 
 
 def test_delivery_is_sent_again_and_linked(here: Town, sent: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,12 +155,36 @@ def test_suspend_and_resume(here: Town, capsys: pytest.CaptureFixture[str]) -> N
     assert here.run("reconcile", "sn", "--wait") == 0
     assert "it-ops/sn off: Suspended: " in capsys.readouterr().out
     assert here.run("sync", "sn") == 1
-    assert "is not connected" in capsys.readouterr().err
+    assert "cannot be synced now: suspended by " in capsys.readouterr().err
     assert here.run("resume", "sn") == 0
     assert here.run("reconcile", "sn", "--wait") == 0
     capsys.readouterr()
     assert here.run("resume", "sn") == 1
     assert capsys.readouterr().err == "reconciler: it-ops/sn is not suspended\n"
+
+
+def test_status_tells_of_the_present_only(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*words: str) -> list[str]:
+        assert here.run("status", *words) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line != line.rstrip()] == []
+        return lines
+
+    assert any(line.startswith("connected as recon; latency ") for line in told("sn"))
+    assert told("--workspace", "it-ops")[1:3] == told()[1:3]
+    assert told("sn", "--workspace", "it-ops")[:2] == told("it-ops/sn")[:2]
+    assert here.run("status", "--workspace", "it-op") == 1
+    assert capsys.readouterr().err.endswith("no integration in a workspace it-op, did you mean it-ops?\n")
+    assert here.run("suspend", "sn", "--reason", "move") == 0
+    try:
+        assert here.run("reconcile", "sn", "--wait") == 0
+        capsys.readouterr()
+        (line,) = [line for line in told("sn") if "connected as" in line and "True" not in line]
+        assert line.startswith("was connected as recon")
+        assert "latency" not in line
+    finally:
+        assert here.run("resume", "sn") == 0
+    assert here.run("reconcile", "sn", "--wait") == 0
 
 
 def test_probe_beside_a_daemon_leaves_its_store_alone(
@@ -179,25 +220,23 @@ def test_probe_tells_what_fails(
     assert capsys.readouterr().err == "reconciler: no integration snn, did you mean sn?\n"
 
 
-def test_blocked_removal_is_approved(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
-    """Last: nothing is left afterwards."""
-    for name in ("sn", "chat"):
-        (here.stage.repo / f"{name}.yaml").unlink()
-    here.stage.commit()
-    assert here.run("reconcile", "--wait") == 1
-    said = capsys.readouterr().out
-    assert said.count("PruneBlocked") == 2
-    digest = said.split("reconciler approve ")[1].split()[0]
-    assert here.run("approve", "nonsense") == 1
-    assert here.run("approve", digest) == 0
-    assert f"{digest} approved\n" in capsys.readouterr().out
-    here.until("both gone", lambda: not here.read(integrations.every))
-
-    def told() -> bool:
+def test_blocked_removal_is_approved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a town of its own: nothing is left afterwards."""
+    with town(tmp_path) as here:
+        for name in ("sn", "chat"):
+            (here.stage.repo / f"{name}.yaml").unlink()
+        here.stage.commit()
+        assert here.run("reconcile", "--wait") == 1
+        said = capsys.readouterr().out
+        assert said.count("PruneBlocked") == 2
+        digest = said.split("reconciler approve ")[1].split()[0]
+        assert here.run("approve", "nonsense") == 1
+        assert here.run("approve", digest) == 0
+        assert f"{digest} approved\n" in capsys.readouterr().out
+        here.until("both gone", lambda: not here.read(integrations.every))
+        here.until("the log says so", lambda: _last_said(here, "sn") == "disconnected")
         assert here.run("logs", "sn", "--limit", "1") == 0
-        return "disconnected" in capsys.readouterr().out
-
-    here.until("the log says so", told)
+        assert "disconnected" in capsys.readouterr().out
 
 
 def test_without_a_daemon_orders_are_refused(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:

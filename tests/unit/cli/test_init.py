@@ -1,7 +1,9 @@
 """`reconciler init`: what it writes is valid, encrypted, off, and never in the way of what is there."""
 
 import json
+import re
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonschema
@@ -9,12 +11,17 @@ import pytest
 import yaml
 
 from reconciler.app.offline import Offline
-from reconciler.cli.init import new_key
+from reconciler.cli.age_key import new_key
+from reconciler.cli.connector_facts import model_fields
 from reconciler.cli.main import main
 from reconciler.cli.validate import check_path
 from reconciler.desired.sops.clear_text import clear_text
 from reconciler.desired.sops.errors import SopsError
 from reconciler.desired.sops.keys import keyring_from_env
+from reconciler.desired.wording import secret_fields
+from reconciler.sdk.registry import known_types, load
+
+NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -76,6 +83,23 @@ def test_secrets_are_encrypted_to_a_key_outside(home: Path, tmp_path: Path, caps
     assert str(key) in capsys.readouterr().out
 
 
+def _rule_of_manifests(folder: Path) -> "re.Pattern[str]":
+    rules = yaml.safe_load((folder / ".sops.yaml").read_text())["creation_rules"]
+    return re.compile(next(rule["encrypted_regex"] for rule in rules if "encrypted_regex" in rule))
+
+
+@pytest.mark.parametrize("type_name", known_types())
+def test_the_rule_encrypts_every_secret_of_a_connector_and_nothing_else(folder: Path, type_name: str) -> None:
+    rule, connector = _rule_of_manifests(folder), load(type_name)
+    models = (*connector.auth_types, connector.Config)
+    left = [path for model in models for path in secret_fields(model) if not any(map(rule.search, path))]
+    assert left == [], (
+        "a secret that `reconciler secrets encrypt` leaves in clear: name the field, or the rule, otherwise"
+    )
+    hidden = [f.name for m in models for f in model_fields(m) if not f.is_secret and rule.search(f.name.split(".")[-1])]
+    assert hidden == [], "no secret, but encrypted: nobody could review a change of it"
+
+
 def test_edit_round_as_the_readme_says(folder: Path) -> None:
     place = str(folder / "integrations/slack.yaml")
     assert main(["secrets", "decrypt", "-i", place]) == 0
@@ -108,17 +132,17 @@ def test_nothing_is_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]
 
 def test_an_existing_key_is_used(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = home / "my.agekey"
-    recipient = new_key(key)
+    recipient = new_key(key, NOW)
     before = key.read_bytes()
     assert main(["init", str(tmp_path / "repo"), "--key-file", str(key)]) == 0
     assert f"secrets are encrypted to {recipient}, whose private key is in {key}" in capsys.readouterr().out
     assert key.read_bytes() == before
     with pytest.raises(FileExistsError):
-        new_key(key)
+        new_key(key, NOW)
 
 
 def test_a_given_recipient_needs_no_private_key(home: Path, tmp_path: Path) -> None:
-    recipient = new_key(tmp_path / "elsewhere")
+    recipient = new_key(tmp_path / "elsewhere", NOW)
     assert main(["init", str(tmp_path / "repo"), "--age", recipient]) == 0
     assert not (home / ".config").exists()
     assert recipient in (tmp_path / "repo/.sops.yaml").read_text()

@@ -52,7 +52,7 @@ def test_a_connector_that_reads_nothing() -> None:
 def test_unknown_words_come_with_what_was_meant() -> None:
     with pytest.raises(CommandError, match=r"--scope ful: there is no such scope, did you mean full\?"):
         _params(scope="ful")
-    with pytest.raises(CommandError, match="there are: full, incremental, delta"):
+    with pytest.raises(CommandError, match="there are: delta, full, incremental"):
         _params(scope="xyz")
     with pytest.raises(CommandError, match=r"no entity incident, did you mean incidents\?"):
         _params(entities=["incident"])

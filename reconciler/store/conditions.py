@@ -1,0 +1,83 @@
+"""What is said of an integration: a row for each condition, read and stated by id. `model/condition` draws the conclusions.
+
+Query functions for `Database.read` and `Database.write`. Called by all that reconciles, probes, syncs, delivers or shows.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reconciler.model.clock import from_rfc3339, rfc3339
+from reconciler.model.condition import Condition, ConditionType, Reason, Truth
+from reconciler.store.database import Row, Tx
+
+
+def conditions(tx: Tx, integration_id: int) -> dict[ConditionType, Condition]:
+    rows = tx.all(
+        "SELECT type, truth, reason, message, since, generation FROM condition WHERE integration_id = :i",
+        i=integration_id,
+    )
+    return {c.type: c for c in map(_condition, rows)}
+
+
+def every_condition(tx: Tx) -> dict[int, dict[ConditionType, Condition]]:
+    found: dict[int, dict[ConditionType, Condition]] = {}
+    for row in tx.all("SELECT type, truth, reason, message, since, generation, integration_id FROM condition"):
+        condition = _condition(row)
+        found.setdefault(row[6], {})[condition.type] = condition
+    return found
+
+
+def unwell(tx: Tx, type_name: ConditionType) -> frozenset[int]:
+    """Those of which that condition was not true when it was looked at last."""
+    sql = "SELECT integration_id FROM condition WHERE type = :t AND truth <> 'True'"
+    return frozenset(i for (i,) in tx.all(sql, t=type_name))
+
+
+def _condition(row: Row) -> Condition:
+    return Condition(ConditionType(row[0]), Truth(row[1]), Reason(row[2]), row[3], from_rfc3339(row[4]), row[5])
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """One condition to state; a truth of None takes it away."""
+
+    type: ConditionType
+    truth: Truth | None
+    reason: Reason = Reason.SUCCEEDED
+    message: str = ""
+
+
+def say(tx: Tx, integration_id: int, generation: int, statements: Iterable[Say], at: str) -> list[Condition]:
+    """State conditions; returns those that changed their truth or reason. `since` moves only with the truth."""
+    before = conditions(tx, integration_id)
+    changed = []
+    for s in statements:
+        old = before.get(s.type)
+        if s.truth is None:
+            if old is not None:
+                tx.execute(
+                    "DELETE FROM condition WHERE integration_id = :i AND type = :t", {"i": integration_id, "t": s.type}
+                )
+                changed.append(Condition(s.type, Truth.UNKNOWN, s.reason, s.message, from_rfc3339(at), generation))
+            continue
+        if old and (old.truth, old.reason, old.message, old.generation) == (s.truth, s.reason, s.message, generation):
+            continue
+        since = rfc3339(old.since) if old and old.truth is s.truth else at
+        tx.execute(
+            "INSERT INTO condition (integration_id, type, truth, reason, message, since, generation)"
+            " VALUES (:i, :t, :truth, :reason, :message, :since, :g) ON CONFLICT (integration_id, type) DO UPDATE SET"
+            " truth = excluded.truth, reason = excluded.reason, message = excluded.message, since = excluded.since,"
+            " generation = excluded.generation",
+            {
+                "i": integration_id,
+                "t": s.type,
+                "truth": s.truth,
+                "reason": s.reason,
+                "message": s.message[:2000],
+                "since": since,
+                "g": generation,
+            },
+        )
+        if old is None or (old.truth, old.reason) != (s.truth, s.reason):
+            changed.append(Condition(s.type, s.truth, s.reason, s.message, from_rfc3339(since), generation))
+    return changed
