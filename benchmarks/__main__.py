@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -82,7 +82,10 @@ def _measure(bench: Bench, group: str) -> Measured:
     inner = bench.inside(group)
     slowdown = machine.slowdown(inner)
     measure: Callable[[Bench], Iterator[Row]] = import_module(f"benchmarks.{_MODULES.get(group, group)}").measure
-    return Measured(list(measure(inner)), slowdown, load, datetime.now(UTC).isoformat(timespec="seconds"))
+    rows = list(measure(inner))
+    if bench.is_quick:  # limits are for the full size
+        rows = [replace(row, limit=None) for row in rows]
+    return Measured(rows, slowdown, load, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _footer(measured: list[Measured]) -> str:

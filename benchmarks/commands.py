@@ -37,7 +37,7 @@ def _starts(bench: Bench) -> Iterator[Row]:
         unit="ms",
         compared_with="bare interpreter",
         compared=bare.cpu * 1000,
-        limit=None if bench.is_quick else 80,
+        limit=80,
     )
     yield Row(
         name="imports of plan",
@@ -45,7 +45,7 @@ def _starts(bench: Bench) -> Iterator[Row]:
         unit="ms",
         compared_with="interpreter, pydantic, 8 models",
         compared=models.cpu * 1000,
-        limit=None if bench.is_quick else 200,
+        limit=200,
     )
 
 
@@ -61,8 +61,7 @@ def _plans(bench: Bench, full: int) -> Iterator[Row]:
         lambda: _plan(bench, repository, repository.one, _restored(kept, warm_cache)),
         lambda: _plan(bench, repository, repository.one, _empty(bench.folder / "cold")),
     )
-    limits = (None, None) if bench.is_quick else _LIMITS[full]
-    for what, spent, limit in (("warm", warm, limits[0]), ("cold", cold, limits[1])):
+    for what, spent, limit in zip(("warm", "cold"), (warm, cold), _LIMITS[full], strict=True):
         yield Row(
             name=f"plan of {count:,}, one changed, {what}",
             figure=spent.cpu * 1000,
@@ -78,7 +77,7 @@ def _plans(bench: Bench, full: int) -> Iterator[Row]:
         unit="MB",
         compared_with="interpreter with its imports",
         compared=imports.rss_mb,
-        limit=None if bench.is_quick else _MOST_MB,
+        limit=_MOST_MB,
         scales=False,
     )
 

@@ -42,7 +42,7 @@ async def _measure(bench: Bench) -> AsyncIterator[Row]:
             unit="ms",
             compared_with="bare compare of all hashes",
             compared=bare * 1000,
-            limit=None if bench.is_quick else _LIMITS[what],
+            limit=_LIMITS[what],
         )
     for what, spent in whole.items():
         yield Row(

@@ -48,7 +48,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         unit="% of a core",
         compared_with="an event loop with the same timers",
         compared=max(bare_share * 100, 100 / _TICKS / seconds),
-        limit=None if bench.is_quick else 4,
+        limit=4,
     )
     yield Row(
         name=f"idle with {count:,} integrations, memory",
@@ -56,7 +56,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         unit="MB",
         compared_with="an event loop with the same timers",
         compared=bare_mb,
-        limit=None if bench.is_quick else 150,
+        limit=150,
         scales=False,
     )
 

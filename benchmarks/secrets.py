@@ -55,7 +55,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         unit="ms",
         compared_with="bare age unwrap and AES-GCM",
         compared=bare.cpu * 1000,
-        limit=None if bench.is_quick else 350,
+        limit=350,
     )
     yield Row(
         name=f"{count:,} SOPS files, unchanged",

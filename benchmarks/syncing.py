@@ -112,7 +112,7 @@ def measure(bench: Bench) -> Iterator[Row]:
             unit="s CPU",
             compared_with="bare GET, slice, hash, upsert",
             compared=bare.cpu,
-            limit=None if bench.is_quick else limit,
+            limit=limit,
             limit_on="ratio",
             note=f"{count / ours.wall:.0f} records a second",
         )

@@ -10,6 +10,7 @@ by tests of the `email` connector. Nothing is ever sent on.
 
 import argparse
 import asyncio
+import hmac
 import secrets
 import signal
 import sys
@@ -53,7 +54,7 @@ class MailServer:
 
     `security` is what is offered; `stripped` is STARTTLS as it looks behind somebody who removes the offer. `after_data`:
     `lose` takes the mail and drops the line, `hang` takes it and never answers, other text is the reply. `mail_reply` is
-    said to MAIL FROM.
+    said to MAIL FROM. Without `says_goodbye` nobody answers QUIT.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class MailServer:
     mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
     after_data: str = ""
     mail_reply: str = ""
+    says_goodbye: bool = True
     received: list[Received] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     put_off: set[str] = field(default_factory=set)
@@ -81,7 +83,8 @@ class MailServer:
         ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
         self._thread.start()
-        ready.wait(10)
+        if not ready.wait(30):
+            raise TimeoutError("the mail server does not start")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -111,7 +114,7 @@ class MailServer:
         await asyncio.sleep(0)
 
     def _session(self) -> SMTP:
-        excluded = {"PLAIN", "LOGIN", "XOAUTH2"} - set(self.mechanisms)
+        excluded = {"PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"} - set(self.mechanisms)
         return SMTP(
             _Rules(self),
             hostname="mail.example.org",
@@ -158,6 +161,21 @@ class _Rules:
             return AuthResult(success=True, auth_data=LoginPassword(user.removeprefix("user=").encode(), b""))
         await server.challenge_auth("eyJzdGF0dXMiOiI0MDEifQ==", encode_to_b64=False)
         return AuthResult(success=False, handled=False, message="535 5.7.3 Authentication unsuccessful")
+
+    @auth_mechanism("CRAM-MD5")
+    async def auth_CRAM_MD5(self, server: SMTP, arguments: list[str]) -> AuthResult:  # noqa: N802
+        self._of.commands.append("AUTH CRAM-MD5")
+        challenge = f"<{secrets.token_hex(8)}@mail.example.org>".encode()
+        user, _, digest = cast("bytes", await server.challenge_auth(challenge)).decode().rpartition(" ")
+        wanted = hmac.new(self._of.users.get(user, secrets.token_hex()).encode(), challenge, "md5").hexdigest()
+        if hmac.compare_digest(wanted, digest):
+            return AuthResult(success=True, auth_data=LoginPassword(user.encode(), b""))
+        return AuthResult(success=False, handled=False, message="535 5.7.8 Authentication credentials invalid")
+
+    async def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        if not self._of.says_goodbye:
+            await self._of.over.wait()
+        return "221 2.0.0 Bye"
 
     async def handle_NOOP(self, server: SMTP, session: Session, envelope: Envelope, text: str) -> str:  # noqa: N802
         self._of.commands.append("NOOP")

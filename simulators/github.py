@@ -162,7 +162,7 @@ class GitHub(GitHubState):
         call.path = {"owner": owner, "repo": repo}
         return cast("Reply", getattr(self, PARTS[call.url_path.rsplit("/", 1)[1]])(call))
 
-    def _listed(self, call: Call, part: str, records: Callable[[Repo], Any], *, only_since: bool = False) -> Reply:
+    def _listed(self, call: Call, part: str, records: Callable[[Repo], Any]) -> Reply:
         repo = self._in(call, part)
         if isinstance(repo, Reply):
             return repo

@@ -30,6 +30,7 @@ LIMITED_DN = f"uid=svc-limited,ou=services,{BASE_DN}"
 ROOT_DN = f"cn=root,{BASE_DN}"
 PASSWORD = "correct-horse-battery"
 LOADED_AT = "20260105080000Z"
+START_SECONDS = 30.0
 _PATH = "/usr/sbin:/usr/local/sbin:/usr/local/libexec:/usr/libexec"
 _SCHEMAS = ("core", "cosine", "inetorgperson", "nis")
 _TITLES = ("Engineer", "Analyst", "Buyer", "Nurse")
@@ -91,6 +92,7 @@ class Slapd:
         self._size_limit = size_limit
         self._port, self._tls_port = _free_port(), _free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._was_up = False
 
     @property
     def url(self) -> str:
@@ -127,13 +129,19 @@ class Slapd:
         self._run("-T", "add", "-q", "-f", "slapd.conf", "-l", "people.ldif")
 
     def start(self) -> None:
-        """Returns once the server answers on both ports."""
-        arguments = [_program(), "-f", "slapd.conf", "-h", f"{self.url} {self.tls_url}", "-d", "0"]
-        self._process = subprocess.Popen(
-            arguments, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        for port in (self._port, self._tls_port):
-            self._await_port(port)
+        """Returns once this very server answers on both ports. Ports that somebody took before the first start change."""
+        for _ in range(3):
+            arguments = [_program(), "-f", "slapd.conf", "-h", f"{self.url} {self.tls_url}", "-d", "0"]
+            self._process = subprocess.Popen(
+                arguments, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            if self._comes_up(self._process):
+                self._was_up = True
+                return
+            self.stop()
+            if not self._was_up:
+                self._port, self._tls_port = _free_port(), _free_port()
+        raise SlapdError(f"slapd ends at once; see `slapd -d 1 -f {self.folder}/slapd.conf`")
 
     def freeze(self) -> None:
         """Connections are still taken by the system, and nobody answers; `stop` ends it."""
@@ -167,18 +175,18 @@ class Slapd:
         if done.returncode:
             raise SlapdError(f"slapd {' '.join(arguments)} failed: {done.stderr.strip()[-500:]}")
 
-    def _await_port(self, port: int) -> None:
-        until = time.monotonic() + 10
-        while time.monotonic() < until:
-            if self._process is None or self._process.poll() is not None:
-                break
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
-        raise SlapdError(f"slapd does not answer on port {port}; see `slapd -d 1 -f {self.folder}/slapd.conf`")
+    def _comes_up(self, process: subprocess.Popen[bytes]) -> bool:
+        """False where the process ends. It writes its id once it has both ports: until then others may answer there."""
+        pid_file, until = self.folder / "slapd.pid", time.monotonic() + START_SECONDS
+        while process.poll() is None:
+            is_ours = pid_file.is_file() and pid_file.read_text().strip() == str(process.pid)
+            if is_ours and all(map(_is_listening, (self._port, self._tls_port))):
+                return True
+            if time.monotonic() > until:
+                self.stop()
+                raise SlapdError(f"slapd does not answer; see `slapd -d 1 -f {self.folder}/slapd.conf`")
+            time.sleep(0.02)
+        return False
 
     def _certificates(self) -> None:
         authority = trustme.CA()
@@ -219,6 +227,14 @@ def _program() -> str:
     if found is None:
         raise SlapdError("slapd is not installed: apt-get install slapd ldap-utils (its service may stay disabled)")
     return found
+
+
+def _is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _free_port() -> int:

@@ -22,6 +22,7 @@ Shape = dict[str, Any]
 SCOPES = "chat:write,channels:read,groups:read,users:read,users:read.email,channels:history,groups:history,im:write,im:history"
 UTF8 = {"content-type": "application/json; charset=utf-8"}
 PAGED = ("limit", "cursor")
+KINDS = frozenset({"public_channel", "private_channel", "im", "mpim"})
 TEAM = "T12345678"
 BOT = "B12345678"
 HALF_DAY = timedelta(hours=12)
@@ -177,6 +178,8 @@ class Slack(Simulator):
         form = call.form
         if self.clients.get(form.get("client_id", "")) != form.get("client_secret"):
             return refused("bad_client_secret")
+        if form.get("grant_type") != "refresh_token":
+            return refused("invalid_grant_type")
         if form.get("refresh_token") not in self.refresh_tokens:
             return refused("invalid_refresh_token")
         self.refresh_tokens.discard(form["refresh_token"])
@@ -227,6 +230,8 @@ class Slack(Simulator):
     @route("GET", "/api/conversations.list", query=(*PAGED, "types", "exclude_archived"))
     def conversations_list(self, call: Call) -> Reply:
         kinds = call.query.get("types", "public_channel").split(",")
+        if not KINDS.issuperset(kinds):
+            return refused("invalid_types")
         skips = call.query.get("exclude_archived") == "true"
         found = [
             c for _, c in sorted(self.channels.items())

@@ -43,9 +43,10 @@ class Attended:
         return await self._source.restore()
 
     async def fetch(self) -> Snapshot:
-        before, started, result = self._source.last_good, self._clock.monotonic(), "success"
+        before, started, result = self._source.last_good, self._clock.monotonic(), "error"
         try:
             found = await self._source.fetch()
+            result = "success"
         except SourceError as error:
             result = str(error.reason)
             await self._note(self._source)

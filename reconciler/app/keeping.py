@@ -1,6 +1,5 @@
 """What rooms are handed to keep things with: log lines, run-time tokens and shared rate blocks, on the store."""
 
-import asyncio
 from collections import deque
 from datetime import datetime
 from typing import Any
@@ -19,7 +18,7 @@ from reconciler.store.inventory import Sealed
 from reconciler.store.journal import LogLine, write_logs
 
 MOST_WAITING = 10_000
-FLUSH_SECONDS = 0.5
+FLUSH_SECONDS = 0.5  # how soon the daemon stores a line
 
 
 class StoreJournal:
@@ -56,14 +55,8 @@ class StoreJournal:
         try:
             await self._database.write(lambda tx: write_logs(tx, lines))
         except Exception:
-            self._waiting.extendleft(reversed(lines))
+            self._waiting = deque((*lines, *self._waiting), maxlen=MOST_WAITING)
             raise
-
-    async def keep_flushing(self) -> None:
-        """For the daemon: lines are stored within half a second."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            await self.flush()
 
 
 _METHOD = {LogLevel.DEBUG: "debug", LogLevel.INFO: "info", LogLevel.WARN: "warning", LogLevel.ERROR: "error"}
@@ -78,18 +71,19 @@ class StoreTokens:
         self._redactor = redactor
         self._clock = clock
         self._id = integration_id
+        self._hidden: dict[str, tuple[Secret, ...]] = {}
 
     async def get(self, name: str) -> tuple[Secret, datetime | None] | None:
         sealed = await self._database.read(lambda tx: inventory.credential(tx, self._id, name))
         if sealed is None or sealed.key_id != self._vault.key_id:
             return None
         value = self._vault.open(sealed.ciphertext, self._place(name))
-        self._redactor.add(f"tokens:{self._id}", value)
+        self._hide(name, value)
         return value, from_rfc3339(sealed.expires_at) if sealed.expires_at else None
 
     async def put(self, name: str, value: Secret, expires_at: datetime | None) -> None:
         """Durable: a single-use refresh token must not be lost to a power cut."""
-        self._redactor.add(f"tokens:{self._id}", value)
+        self._hide(name, value)
         ciphertext = self._vault.seal(value, self._place(name))
         sealed = Sealed(ciphertext, self._vault.key_id, rfc3339(expires_at) if expires_at else None)
         at = rfc3339(self._clock.now())
@@ -97,6 +91,13 @@ class StoreTokens:
 
     async def drop(self, name: str) -> None:
         await self._database.write(lambda tx: inventory.drop_credentials(tx, self._id, name))
+
+    def _hide(self, name: str, value: Secret) -> None:
+        """This token and the one before it, which a late answer may quote; older ones are dead, and would add up."""
+        before = self._hidden.get(name, ())[-1:]
+        if value not in before:
+            self._hidden[name] = (*before, value)
+            self._redactor.register(f"tokens:{self._place(name)}", self._hidden[name])
 
     def _place(self, name: str) -> str:
         return f"{self._id}/{name}"

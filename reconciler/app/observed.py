@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 
-from reconciler.model.clock import Clock
+from reconciler.model.clock import Clock, rfc3339
 from reconciler.model.condition import ConditionType
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.serve.metrics import Metrics
-from reconciler.store import deliveries, integrations, runs
+from reconciler.store import conditions, deliveries, integrations, runs
 from reconciler.store.database import Database
+from reconciler.store.deliveries import Delivery
 
 Kind = Callable[[Job, Claim], Awaitable[Outcome]]
 
@@ -28,9 +29,13 @@ class ObservedJobs:
 
         async def job(job: Job, claim: Claim) -> Outcome:
             started, result = self._clock.monotonic(), "error"
+            self._metrics.count_queue_add(job.queue)
             try:
                 outcome = await kind(job, claim)
                 result = "success"
+            except Exception:
+                self._metrics.count_queue_retry(job.queue)
+                raise
             finally:
                 seconds = self._clock.monotonic() - started
                 self._metrics.observe_job(job.kind, result, seconds)
@@ -46,7 +51,7 @@ class ObservedJobs:
         if row is None:
             return
         stalled = ConditionType.STALLED in await self._database.read(
-            lambda tx: integrations.conditions(tx, integration_id)
+            lambda tx: conditions.conditions(tx, integration_id)
         )
         result = "stalled" if stalled else "retry" if outcome.again_at else "success"
         self._metrics.observe_reconcile(row.type, result, seconds)
@@ -60,5 +65,11 @@ class ObservedJobs:
     async def _delivered(self, job: Job, outcome: Outcome, seconds: float) -> None:
         delivery = await self._database.read(lambda tx: deliveries.get(tx, int(job.ref)))
         row = await self._database.read(lambda tx: integrations.get(tx, delivery.integration_id)) if delivery else None
-        if delivery is not None and row is not None and delivery.attempts:
+        if delivery is not None and row is not None and _was_tried(delivery, outcome):
             self._metrics.observe_delivery(row.type, delivery.channel, delivery.status, seconds)
+
+
+def _was_tried(delivery: Delivery, outcome: Outcome) -> bool:
+    """Waiting for a target that is not there is no attempt: only an attempt that failed has said when the next one is."""
+    is_waiting = outcome.again_at is not None and delivery.next_at != rfc3339(outcome.again_at)
+    return delivery.attempts > 0 and not is_waiting

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from reconciler.desired.policy import TenantPolicy, WorkspaceRule
 from reconciler.desired.source_settings import Scheme, SourceSettings
+from reconciler.desired.validate import Inputs
 from reconciler.model.secret import Secret
+from reconciler.sdk import registry
 from reconciler.sdk.guard import GuardSettings, HostGuard
 from reconciler.sdk.network import NetworkSettings
 from reconciler.settings import Settings, SettingsError, Source
@@ -21,7 +23,6 @@ def source_settings(source: Source, env: Mapping[str, str]) -> SourceSettings:
             url=source.url,
             ref=source.ref,
             path=source.path,
-            workspaces=source.workspaces,
             interval=source.interval,
             timeout=source.timeout,
             token=Secret(token) if token else None,
@@ -39,6 +40,20 @@ def source_settings(source: Source, env: Mapping[str, str]) -> SourceSettings:
         )
     except ValueError as error:
         raise SettingsError(str(error)) from None
+
+
+def source_inputs(settings: Settings, policy: TenantPolicy) -> dict[str, Inputs]:
+    """What the manifests of each source are checked against."""
+    return {
+        source.name: Inputs(
+            source=source.name,
+            registry=registry,
+            policy=policy,
+            workspaces=source.workspaces,
+            is_alone=len(settings.sources) == 1,
+        )
+        for source in settings.sources
+    }
 
 
 def tenant_policy(settings: Settings) -> TenantPolicy:

@@ -76,4 +76,5 @@ class Window:
 
     def _loops(self) -> str | None:
         failing = self._daemon.loops.failing
-        return "; ".join(f"{name}: {error}" for name, error in failing.items()) or None
+        said = "; ".join(f"{name}: {error}" for name, error in failing.items())
+        return self._daemon.redactor.text(said) or None

@@ -10,9 +10,9 @@ from reconciler.control.book import Book
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.duration import render_duration
-from reconciler.store import agenda, deliveries, integrations
+from reconciler.store import agenda, conditions, deliveries, integrations
+from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
-from reconciler.store.integrations import Say
 
 
 class DeliveryLateness:
@@ -49,13 +49,13 @@ def _no_longer(tx: Tx, late: Collection[int]) -> list[int]:
 def _state(tx: Tx, late: dict[int, str], over: list[int], at: str) -> None:
     for integration_id, message in late.items():
         row = integrations.get(tx, integration_id)
-        before = integrations.conditions(tx, integration_id).get(ConditionType.DELIVERING)
+        before = conditions.conditions(tx, integration_id).get(ConditionType.DELIVERING)
         if row is None or (before is not None and before.truth is Truth.FALSE and before.reason is not Reason.LATE):
             continue  # that an attempt failed says more than that it is late
         say = Say(ConditionType.DELIVERING, Truth.FALSE, Reason.LATE, message)
-        integrations.say(tx, integration_id, row.generation, [say], at)
+        conditions.say(tx, integration_id, row.generation, [say], at)
     for integration_id in over:
         row = integrations.get(tx, integration_id)
         if row is not None:
             say = Say(ConditionType.DELIVERING, Truth.TRUE, Reason.SUCCEEDED, "deliveries arrive")
-            integrations.say(tx, integration_id, row.generation, [say], at)
+            conditions.say(tx, integration_id, row.generation, [say], at)

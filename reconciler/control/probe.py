@@ -12,10 +12,10 @@ from reconciler.model.clock import Clock, rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.sdk.contract import Probe, Subscribes
 from reconciler.sdk.live import Connections, NotConnectableError
-from reconciler.store import agenda, integrations, jobs
+from reconciler.store import agenda, conditions, jobs, probes
 from reconciler.store.database import Database, Tx
 from reconciler.store.errors import StoreError
-from reconciler.store.integrations import ProbeRecord
+from reconciler.store.probes import ProbeRecord
 
 AT_ONCE = 16
 BATCH = 200
@@ -90,9 +90,9 @@ class Prober:
         next_at = rfc3339(now + self._every * self._random.uniform(0.9, 1.1))
 
         def store(tx: Tx) -> None:
-            connected = integrations.conditions(tx, integration_id).get(ConditionType.CONNECTED)
+            connected = conditions.conditions(tx, integration_id).get(ConditionType.CONNECTED)
             if record is not None and connected is not None and connected.truth is Truth.TRUE:
-                integrations.record_probe(tx, integration_id, record, rfc3339(now), next_at)
+                probes.record_probe(tx, integration_id, record, rfc3339(now), next_at)
             else:  # what turned is told by the reconcile alone, so that it is told once
                 agenda.set_next_probe(tx, integration_id, next_at)
                 key = str(integration_id)

@@ -14,10 +14,10 @@ from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.duration import render_duration
 from reconciler.model.manifest import Integration, Sync
 from reconciler.model.record import Scope
-from reconciler.store import agenda, integrations, jobs, runs
+from reconciler.store import agenda, conditions, integrations, jobs, runs
 from reconciler.store.agenda import Ageing
+from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
-from reconciler.store.integrations import Say
 from reconciler.store.runs import NewRun
 
 SYNC_PRIO = 50
@@ -113,7 +113,7 @@ class Scheduler:
         if changed:
             at = rfc3339(now)
             await self._database.write(
-                lambda tx: [integrations.say(tx, a.id, a.generation, [say], at) for a, say in changed]
+                lambda tx: [conditions.say(tx, a.id, a.generation, [say], at) for a, say in changed]
             )
 
     def _freshness(self, found: Ageing, now: datetime) -> Say | None:

@@ -18,7 +18,7 @@ from reconciler.model.condition import (
     status,
 )
 from reconciler.model.finding import Finding
-from reconciler.store import deliveries, integrations, journal, runs
+from reconciler.store import conditions, deliveries, integrations, journal, probes, runs
 from reconciler.store.database import Tx
 from reconciler.store.integrations import IntegrationRow
 from reconciler.store.journal import SourceRow
@@ -66,8 +66,8 @@ def overview(tx: Tx, now: datetime) -> Overview:
     """Reads each table once, whatever the number of integrations."""
     since = rfc3339(now - timedelta(days=UPTIME_DAYS))[:10]
     rows = integrations.every(tx)
-    conditions = integrations.every_condition(tx)
-    uptimes = integrations.uptime(tx, since)
+    said = conditions.every_condition(tx)
+    uptimes = probes.uptime(tx, since)
     counts: dict[int, dict[str, int]] = {}
     for (integration_id, name), count in deliveries.counts(tx).items():
         counts.setdefault(integration_id, {})[name] = count
@@ -75,7 +75,7 @@ def overview(tx: Tx, now: datetime) -> Overview:
     views = [
         _view(
             row,
-            conditions.get(row.id, {}),
+            said.get(row.id, {}),
             uptimes.get(row.id),
             objectives.get(row.id),
             running.get(row.id),
@@ -100,14 +100,14 @@ def views(
     for i in ids:
         row = integrations.get(tx, i)
         if row is not None and row.removed_at is None:
-            uptime, objective = integrations.uptime_of(tx, i, since), integrations.freshness_of(tx, i)
-            said, sent = integrations.conditions(tx, i), counts.get(i, {})
+            uptime, objective = probes.uptime_of(tx, i, since), integrations.freshness_of(tx, i)
+            said, sent = conditions.conditions(tx, i), counts.get(i, {})
             yield _view(row, said, uptime, objective, running.get(i), sent, oldest.get(i), now)
 
 
 def _view(
     row: IntegrationRow,
-    conditions: Mapping[ConditionType, Condition],
+    said: Mapping[ConditionType, Condition],
     uptime: tuple[int, int] | None,
     objective: timedelta | None,
     running: Run | None,
@@ -119,11 +119,11 @@ def _view(
     good, bad = uptime or (0, 0)
     return IntegrationView(
         row=row,
-        conditions=conditions,
-        ready=ready(conditions, now),
-        status=status(conditions, running is not None),
-        health=health(conditions),
-        sync_status=_sync_status(row, conditions, objective, now),
+        conditions=said,
+        ready=ready(said, now),
+        status=status(said, running is not None),
+        health=health(said),
+        sync_status=_sync_status(row, said, objective, now),
         uptime_percent=round(100 * good / (good + bad), 3) if good + bad else None,
         objective=objective,
         running=running,
@@ -133,7 +133,7 @@ def _view(
 
 
 def _sync_status(
-    row: IntegrationRow, conditions: Mapping[ConditionType, Condition], objective: timedelta | None, now: datetime
+    row: IntegrationRow, said: Mapping[ConditionType, Condition], objective: timedelta | None, now: datetime
 ) -> SyncStatus | None:
     """None where no run has finished. Stale beyond twice the objective counts as failed."""
     if not row.last_sync_result and row.last_sync_at is None:
@@ -141,7 +141,7 @@ def _sync_status(
     age = now - from_rfc3339(row.last_sync_at) if row.last_sync_at else None
     if row.last_sync_result == "failed" or (objective and (age is None or age > 2 * objective)):
         return SyncStatus.FAILED
-    fresh = conditions.get(ConditionType.FRESH)
+    fresh = said.get(ConditionType.FRESH)
     is_late = fresh is not None and fresh.truth is Truth.FALSE and fresh.reason in {Reason.LATE, Reason.STALE}
     if row.last_sync_result == "partial" or is_late or (objective and age and age > objective):
         return SyncStatus.DEGRADED

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.model.event import Lifecycle
 from reconciler.model.ids import Ref
 from reconciler.model.job import Claim
 from reconciler.model.state import DesiredState
@@ -33,17 +34,17 @@ def tell_good(tx: Tx, visit: Visit, at: str, detail: Mapping[str, Any]) -> None:
     """One event when the state turns good or the wish changed, none while it stays as it was."""
     row = visit.row
     if not row.is_connected:
-        journal.emit(tx, row.id, "integration.connected", at, detail)
+        journal.emit(tx, row.id, Lifecycle.CONNECTED, at, detail)
     elif visit.was_failing:
-        journal.emit(tx, row.id, "integration.recovered", at, detail)
+        journal.emit(tx, row.id, Lifecycle.RECOVERED, at, detail)
     elif row.observed_generation != row.generation:
-        journal.emit(tx, row.id, "integration.updated", at, detail)
+        journal.emit(tx, row.id, Lifecycle.UPDATED, at, detail)
 
 
 def tell_bad(tx: Tx, visit: Visit, at: str, detail: Mapping[str, Any]) -> None:
     """One event when the state turns bad."""
     if not visit.was_failing:
-        journal.emit(tx, visit.row.id, "integration.error", at, detail)
+        journal.emit(tx, visit.row.id, Lifecycle.ERROR, at, detail)
 
 
 class Dependents:

@@ -14,7 +14,7 @@ from reconciler.desired.problem import Problem, did_you_mean, dotted, shown
 from reconciler.desired.wording import field_names, model_problems, secret_fields
 from reconciler.model.finding import Code
 from reconciler.model.manifest import Spec, Sync
-from reconciler.model.secret import Secret, Unresolved
+from reconciler.model.secret import Unresolved
 from reconciler.sdk.contract import AuthSettings, Connector, Entity, Settings
 
 AnyConnector = type[Connector[Any, Any]]
@@ -136,8 +136,7 @@ def _secret_problem(path: Path, value: object) -> Problem:
 def _clear_secrets(model: type[Settings], tree: Any) -> Iterator[tuple[Path, Any]]:
     for pattern in secret_fields(model):
         for path, value in _matching(tree, pattern, ()):
-            is_open = isinstance(value, str | int | float) or value == ""
-            if is_open and not isinstance(value, Secret | Unresolved):
+            if isinstance(value, str | int | float):
                 yield path, value
 
 

@@ -19,16 +19,19 @@ from reconciler.desired.connector_checks import (
     direction_problems,
     entities_under,
     entity_problems,
+    wanted_entities,
 )
 from reconciler.desired.crosscheck import Links, make_links
 from reconciler.desired.envelope import encrypted_envelope, identity
 from reconciler.desired.policy import TenantPolicy, place_problems, source_problems, spec_problems
 from reconciler.desired.problem import Problem, did_you_mean, shown
+from reconciler.desired.producers import LIFECYCLE_SUBJECTS, is_lifecycle
 from reconciler.desired.schedule_checks import schedule_problems
 from reconciler.desired.synchronization_checks import synchronization_problems
 from reconciler.desired.unresolved import BlobOf, mark_secrets, source_hash
 from reconciler.desired.wording import model_problems, partial_model
 from reconciler.desired.yaml_source import YamlDocument
+from reconciler.model.event import singular
 from reconciler.model.finding import Code, Severity
 from reconciler.model.ids import Ref
 from reconciler.model.manifest import Integration, Spec, Sync, Synchronization, Workspace
@@ -57,7 +60,8 @@ class Setting:
 class Outcome:
     """What became of a document. `ref` is known as soon as the name can be read, however wrong the rest may be.
 
-    For a workspace `ref` is None and `workspace_name` says which. `reads` are files that its references name.
+    For a workspace `ref` is None and `workspace_name` says which. `reads` are files that its references name. `subjects`
+    are what events of its records are about, None where only the daemon will know.
     """
 
     index: int
@@ -70,6 +74,7 @@ class Outcome:
     reads: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     links: Links | None = None
+    subjects: tuple[str, ...] | None = None
 
     @property
     def is_broken(self) -> bool:
@@ -136,6 +141,7 @@ def check_integration(document: YamlDocument, file: str, setting: Setting) -> Ou
         problems=tuple(check.problems),
         reads=tuple(check.reads),
         links=links_of(ref, integration.manifest.spec) if ref and integration else None,
+        subjects=subjects_of(check.entities, integration.manifest.spec) if integration else None,
     )
 
 
@@ -147,7 +153,19 @@ def links_of(ref: Ref, spec: Spec) -> Links | None:
         for index, one in enumerate(spec.synchronizations)
         if one.from_
     )
-    return make_links(depends_on, sources)
+    awaits = tuple(
+        (index, one.event_type)
+        for index, one in enumerate(spec.synchronizations)
+        if one.enabled and not is_lifecycle(one.event_type) and one.event_type.split(".")[0] not in LIFECYCLE_SUBJECTS
+    )
+    return make_links(depends_on, sources, awaits)
+
+
+def subjects_of(entities: tuple[Entity, ...] | None, spec: Spec) -> tuple[str, ...] | None:
+    """What events of its records are about: the entities that are read, in the singular."""
+    if spec.sync_direction == "outbound":
+        return ()
+    return None if entities is None else tuple(singular(one.name) for one in wanted_entities(entities, spec.sync))
 
 
 @dataclass(slots=True)
@@ -162,6 +180,7 @@ class _Check:
     reads: list[str] = field(default_factory=list)
     spec: dict[str, Any] = field(default_factory=dict)
     manifest: Integration | None = None
+    entities: tuple[Entity, ...] | None = None
 
     @property
     def is_wrong(self) -> bool:
@@ -232,7 +251,7 @@ class _Check:
         if self.manifest is None:
             self._ask_parts(connector, entities)
             return
-        spec = self.manifest.spec
+        spec, self.entities = self.manifest.spec, entities
         if entities is not None:
             self.problems += entity_problems(connector.type, entities, spec.sync)
         self.problems += direction_problems(connector, entities, spec, written)

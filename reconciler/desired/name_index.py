@@ -5,10 +5,11 @@ dicts cost 0.1 ms for 10,000 names, which is cheaper than any structure that sha
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.desired.crosscheck import Claim, CrossProblem, Links, duplicate_problems, link_problems
 from reconciler.desired.file_state import FileState
+from reconciler.desired.producers import event_problems
 from reconciler.model.ids import Ref
 from reconciler.model.state import DesiredIntegration
 
@@ -23,6 +24,7 @@ class NameIndex:
     claims: Claims = field(default_factory=dict)
     good: dict[Ref, DesiredIntegration] = field(default_factory=dict)
     links: dict[Ref, Links] = field(default_factory=dict)
+    subjects: dict[Ref, tuple[str, ...] | None] = field(default_factory=dict)
     broken: frozenset[Ref] = frozenset()
     problems: tuple[CrossProblem, ...] = ()
 
@@ -31,26 +33,42 @@ def update_index(
     index: NameIndex, files: Mapping[str, FileState], replaced: Iterable[FileState], fresh: Iterable[FileState]
 ) -> NameIndex:
     """The index after some files changed: `replaced` are their old states, `fresh` the new ones, `files` all new ones."""
-    claims, good, links = dict(index.claims), dict(index.good), dict(index.links)
+    claims, good, links, subjects = dict(index.claims), dict(index.good), dict(index.links), dict(index.subjects)
     touched = _withdraw(claims, replaced) | _file_claims(claims, fresh)
     broken = set(index.broken)
     for ref in touched:
-        _settle(ref, claims, files, good, links, broken)
-    return NameIndex(claims, good, links, frozenset(broken), _problems(index, claims, links, touched))
+        _settle(ref, claims, files, good, links, subjects, broken)
+    now = NameIndex(claims, good, links, subjects, frozenset(broken))
+    return replace(now, problems=tuple(_problems(index, now, touched)))
 
 
-def _problems(index: NameIndex, claims: Claims, links: dict[Ref, Links], touched: set[Ref]) -> tuple[CrossProblem, ...]:
-    """As before where no name and no link moved; around what moved where all was well; else everything again."""
+def _problems(before: NameIndex, now: NameIndex, touched: set[Ref]) -> Iterable[CrossProblem]:
+    """As before where no name, link or subject moved; around what moved where all was well; else everything again."""
     if len(touched) > _FEW:
-        return tuple(_duplicates(claims, claims)) + tuple(link_problems(claims, links))
-    renamed = {ref for ref in touched if claims.get(ref) != index.claims.get(ref)}
-    relinked = {ref for ref in touched if links.get(ref) != index.links.get(ref)}
-    if not renamed and not relinked:
-        return index.problems
-    if index.problems:
-        return tuple(_duplicates(claims, claims)) + tuple(link_problems(claims, links))
-    affected = relinked | {ref for ref, link in links.items() if not link.every.isdisjoint(renamed)}
-    return tuple(_duplicates(claims, renamed)) + tuple(link_problems(claims, links, affected))
+        return _all_problems(now)
+    renamed = {ref for ref in touched if now.claims.get(ref) != before.claims.get(ref)}
+    relinked = {ref for ref in touched if now.links.get(ref) != before.links.get(ref)}
+    turned = {ref for ref in touched if now.subjects.get(ref) != before.subjects.get(ref)}
+    if not (renamed or relinked or turned):
+        return before.problems
+    if before.problems:
+        return _all_problems(now)
+    affected = relinked | {ref for ref, link in now.links.items() if not link.every.isdisjoint(renamed)}
+    workspaces = {ref.workspace for ref in renamed | turned}
+    awaiting = relinked | {ref for ref, link in now.links.items() if link.awaits and ref.workspace in workspaces}
+    return (
+        *_duplicates(now.claims, renamed),
+        *link_problems(now.claims, now.links, affected),
+        *event_problems(now.claims, now.links, now.subjects, awaiting),
+    )
+
+
+def _all_problems(now: NameIndex) -> Iterable[CrossProblem]:
+    return (
+        *_duplicates(now.claims, now.claims),
+        *link_problems(now.claims, now.links),
+        *event_problems(now.claims, now.links, now.subjects),
+    )
 
 
 def _withdraw(claims: Claims, replaced: Iterable[FileState]) -> set[Ref]:
@@ -86,11 +104,13 @@ def _settle(
     files: Mapping[str, FileState],
     good: dict[Ref, DesiredIntegration],
     links: dict[Ref, Links],
+    subjects: dict[Ref, tuple[str, ...] | None],
     broken: set[Ref],
 ) -> None:
     """Decide for one name whether somebody holds it rightfully."""
     good.pop(ref, None)
     links.pop(ref, None)
+    subjects.pop(ref, None)
     broken.discard(ref)
     if ref not in claims:
         return
@@ -104,6 +124,7 @@ def _settle(
         return
     claims[ref] = tuple(hard)
     good[ref] = outcome.integration
+    subjects[ref] = outcome.subjects
     if outcome.links is not None:
         links[ref] = outcome.links
 

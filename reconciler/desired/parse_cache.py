@@ -30,7 +30,7 @@ from reconciler.model.secret import Unresolved
 from reconciler.model.state import DesiredIntegration, Origin, Tree
 
 _UNRESOLVED = 1
-_FORMAT = 1
+_FORMAT = 2
 _WORTH_WRITING = 200
 Whole = Mapping[str, Any]
 
@@ -46,6 +46,8 @@ class _Document(msgspec.Struct, array_like=True, gc=False):
     auth_type: str
     depends_on: tuple[str, ...]
     sources: tuple[tuple[int, tuple[str, ...]], ...]
+    awaits: tuple[tuple[int, str], ...]
+    subjects: tuple[str, ...] | None
 
 
 class _Record(msgspec.Struct, array_like=True, gc=False):
@@ -187,6 +189,8 @@ def _document(outcome: Outcome) -> _Document:
         auth_type=own if isinstance(own, str) and own != _auth_type(integration.tree) else "",
         depends_on=tuple(ref.name for ref in links.depends_on) if links else (),
         sources=tuple((at, tuple(ref.name for ref in refs)) for at, refs in links.sources) if links else (),
+        awaits=links.awaits if links else (),
+        subjects=outcome.subjects,
     )
 
 
@@ -202,11 +206,13 @@ def _outcome(kept: _Document, path: str, setting: Setting, reads: tuple[str, ...
     ref = Ref(workspace, kept.name)
     origin = Origin(setting.source, path, kept.line, setting.revision)
     links = None
-    if kept.depends_on or kept.sources:
+    if kept.depends_on or kept.sources or kept.awaits:
         sources = tuple((at, tuple(Ref(workspace, name) for name in names)) for at, names in kept.sources)
-        links = make_links(tuple(Ref(workspace, name) for name in kept.depends_on), sources)
+        links = make_links(tuple(Ref(workspace, name) for name in kept.depends_on), sources, kept.awaits)
     integration = KeptIntegration(ref, whole, spec, kept.source_hash, origin)
-    return Outcome(kept.index, kept.line, ref, integration=integration, reads=reads, links=links)
+    return Outcome(
+        kept.index, kept.line, ref, integration=integration, reads=reads, links=links, subjects=kept.subjects
+    )
 
 
 def _packed(secret: Unresolved) -> msgspec.msgpack.Ext:

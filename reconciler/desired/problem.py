@@ -1,6 +1,7 @@
 """What is wrong with a document, before anybody knows on which line: a path instead of a place.
 
-Made by the checks of one document, turned into findings by `manifests` once the positions of the file are known.
+Made by the checks of one document and of the state as a whole, turned into findings once the positions of the file are
+known.
 """
 
 import difflib

@@ -1,8 +1,8 @@
 """What an operator says about one source of desired state, checked before anything is started.
 
 In: the daemon's settings or the command line. Out: a frozen `SourceSettings`, or ValueError with the remedy. Nothing
-here touches disk or network beyond telling a directory from a bare repository. Which workspaces a source may hold is
-only carried; validation enforces it.
+here touches disk or network beyond telling a directory from a bare repository. Which workspaces a source may speak for is
+no matter of reading it: validation asks.
 """
 
 import re
@@ -42,7 +42,6 @@ class SourceSettings:
     url: str
     ref: str = ""
     path: str = ""
-    workspaces: tuple[str, ...] = ("*",)
     interval: timedelta = timedelta(minutes=1)
     timeout: timedelta = timedelta(minutes=2)
     token: Secret | None = field(default=None, repr=False)

@@ -10,8 +10,10 @@ from typing import Any
 from reconciler.desired.connector_checks import AnyConnector
 from reconciler.desired.positions import Path
 from reconciler.desired.problem import Problem, did_you_mean, dotted
+from reconciler.desired.producers import LIFECYCLE_SUBJECTS, is_lifecycle
 from reconciler.desired.wording import field_names, model_problems
-from reconciler.model.finding import Code
+from reconciler.model.event import Lifecycle
+from reconciler.model.finding import Code, Severity
 from reconciler.model.manifest import Synchronization
 from reconciler.model.secret import Unresolved
 from reconciler.sdk.contract import Channel
@@ -25,7 +27,6 @@ from reconciler.sdk.template import (
     is_template,
 )
 
-_LIFECYCLE = ("integration", "sync")
 _CHANGES = ("created", "updated", "deleted", "*")
 _BASE: Path = ("spec", "synchronizations")
 _RENDERED = Unresolved("encrypted", "")
@@ -48,7 +49,12 @@ def synchronization_problems(connector: AnyConnector, wanted: Mapping[int, Synch
 
 def _event_problems(one: Synchronization, path: Path) -> Iterator[Problem]:
     subject, *rest = one.event_type.split(".")
-    if subject in _LIFECYCLE or (len(rest) == 1 and rest[0] in _CHANGES):
+    if is_lifecycle(one.event_type) or (len(rest) == 1 and rest[0] in _CHANGES):
+        return
+    if subject in LIFECYCLE_SUBJECTS:
+        remedy = did_you_mean(one.event_type, Lifecycle, "there are")
+        message = f"there is no event {one.event_type}: nothing would ever be delivered"
+        yield Problem((*path, "event_type"), Code.UNKNOWN_EVENT, message, remedy, severity=Severity.WARNING)
         return
     remedy = f"{subject}.created, {subject}.updated, {subject}.deleted or {subject}.*"
     yield Problem((*path, "event_type"), Code.INVALID_VALUE, f"there is no event {one.event_type}", remedy)

@@ -67,6 +67,7 @@ class Validated:
     with_findings: frozenset[str] = frozenset()
     readers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     declaring: frozenset[str] = frozenset()
+    located: Mapping[CrossProblem, Finding] = field(default_factory=dict)
 
     def holding(self, refs: Iterable[Ref]) -> DesiredState:
         """The state for one who knows no revision before: of `refs`, which are somewhere in force, a file that cannot be
@@ -250,7 +251,8 @@ class _Run:
         wrong = {one.ref for one in problems if one.problem.severity is Severity.ERROR}
         held = index.broken | wrong | salvaged
         findings = [finding for path in told for finding in files[path].findings]
-        findings += self._located(problems) + self.workspace_findings
+        located = self._located(problems)
+        findings += [*located.values(), *self.workspace_findings]
         state = DesiredState(
             revision=self.snapshot.revision,
             integrations=self._integrations(index, held),
@@ -262,7 +264,7 @@ class _Run:
         readers = _readers(self.known.readers if self.known else {}, self.paths, fresh)
         return Validated(
             state, self.snapshot, files, index, self.workspaces, self.inputs.policy, tuple(self.workspace_findings),
-            salvaged, partial, told, readers, declaring,
+            salvaged, partial, told, readers, declaring, located,
         )  # fmt: skip
 
     def _certain(self, problems: tuple[CrossProblem, ...]) -> tuple[CrossProblem, ...]:
@@ -289,15 +291,20 @@ class _Run:
         gone += [ref for ref in self.previous.state.held if ref not in claimed]
         return frozenset(_spoken_of(files, partial, gone))
 
-    def _located(self, problems: Iterable[CrossProblem]) -> list[Finding]:
+    def _located(self, problems: Iterable[CrossProblem]) -> dict[CrossProblem, Finding]:
+        """With their places; a file that has not changed is not read for it again."""
+        before = self.known.located if self.known else {}
         known: dict[str, Positions] = {}
-        found = []
+        found = {}
         for one in problems:
             file = one.claim.file
+            if one in before and file not in self.paths:
+                found[one] = before[one]
+                continue
             if file not in known:
                 parsed = parse_file(self.snapshot, file)
                 known[file] = find_positions(parsed.content or b"")
-            found.append(one.problem.finding(file, one.claim.document, known[file]))
+            found[one] = one.problem.finding(file, one.claim.document, known[file])
         return found
 
 

@@ -62,5 +62,8 @@ async def _bursts(folders: tuple[Path, ...], is_wanted: Callable[[Path], bool]) 
     def wanted(_: Change, path: str) -> bool:
         return is_wanted(Path(path))
 
-    async for _ in awatch(*folders, watch_filter=wanted, debounce=_LONGEST_MS, step=_QUIET_MS):
-        yield
+    try:
+        async for _ in awatch(*folders, watch_filter=wanted, debounce=_LONGEST_MS, step=_QUIET_MS):
+            yield
+    except RuntimeError as error:  # the library's own kind, for instance where the system has no more watches to give
+        raise OSError(str(error)) from None

@@ -29,7 +29,7 @@ from reconciler.sdk.errors import (
     place_of,
 )
 from reconciler.sdk.live import Connections, Journal, Live, NotConnectableError
-from reconciler.store import deliveries, integrations, jobs
+from reconciler.store import conditions, deliveries, integrations, jobs
 from reconciler.store.database import Database, Tx
 from reconciler.store.deliveries import Delivery
 from reconciler.store.integrations import IntegrationRow
@@ -96,7 +96,7 @@ class Deliverer:
 
     async def _live(self, target: IntegrationRow) -> Live:
         """Waiting for a target to be connected, resumed or given a good credential is no attempt."""
-        said = await self._database.read(lambda tx: integrations.conditions(tx, target.id))
+        said = await self._database.read(lambda tx: conditions.conditions(tx, target.id))
         if not target.is_connected or target.is_suspended or ConditionType.STALLED in said:
             raise NotConnectableError(Reason.DEPENDENCY_NOT_READY, "the target is not connected")
         return await self._connections.live(target.id)
@@ -137,7 +137,7 @@ class Deliverer:
             async with asyncio.timeout(patience):
                 receipt = await self._send(ready)
         except TimeoutError:
-            error: ConnectorError = AmbiguousError(f"no answer within {patience:.0f} s")
+            error: ConnectorError = AmbiguousError(f"no answer within {patience:.0f} s", reason=Reason.TIMED_OUT)
             return await self._failed(ready, error, started)
         except ConnectorError as raised:
             return await self._failed(ready, raised, started)

@@ -92,11 +92,10 @@ class Router:
         total = 0
         while True:
             position = await self._database.read(lambda tx: deliveries.position(tx, LIFECYCLE))
-            events = await self._database.read(partial(_named, after=position))
-            if not events:
+            batch = await self._database.read(partial(_lifecycle_batch, after=position, wanted=wanted))
+            if not batch.last:
                 return total
-            new = [d for name, e in events for d in _deliveries(_lifecycle_event(name, e), e.integration_id, wanted)]
-            total += await self._commit_lifecycle(position, events[-1][1].id, new)
+            total += await self._commit_lifecycle(position, batch.last, batch.deliveries)
 
     async def _commit_lifecycle(self, before: int, after: int, new: Sequence[NewDelivery]) -> int:
         now = self._clock.now()
@@ -122,7 +121,7 @@ def _create(tx: Tx, new: Sequence[NewDelivery], now: datetime) -> int:
 
 
 class _Batch(msgspec.Struct, frozen=True):
-    """Deliveries of a stretch of the log and the seq of its last version; 0 where the log ends."""
+    """Deliveries of a stretch of a log and the number of its last entry; 0 where the log ends. Made in a reader's thread."""
 
     last: int
     deliveries: list[NewDelivery]
@@ -133,10 +132,15 @@ def _batch(tx: Tx, integration_id: int, ref: Ref, after: int, wanted: Sequence[S
     if not versions:
         return _Batch(0, [])
     made: list[NewDelivery] = []
+    chosen: dict[str, list[Subscription]] = {}  # asked once for each type: there may be thousands of both
     for version in versions:
         event_type = _event_type(version)
-        if event_type and any(s.wants_type(ref.workspace, ref.name, event_type) for s in wanted):
-            made += _deliveries(_record_event(tx, ref, version, event_type), integration_id, wanted)
+        if event_type is None:
+            continue
+        if event_type not in chosen:
+            chosen[event_type] = _chosen(wanted, ref.workspace, ref.name, event_type)
+        if chosen[event_type]:
+            made += _deliveries(_record_event(tx, ref, version, event_type), integration_id, chosen[event_type])
     return _Batch(versions[-1].number - (integration_id << dataset.SHIFT), made)
 
 
@@ -171,15 +175,18 @@ def _object(payload: Any) -> dict[str, Any]:
     return payload if isinstance(payload, dict) else {"value": payload}
 
 
-def _named(tx: Tx, after: int) -> list[tuple[str, LifecycleEvent]]:
-    """Lifecycle events behind the cursor, each with the name of its integration."""
-    names: dict[int, str] = {}
+def _lifecycle_batch(tx: Tx, after: int, wanted: Sequence[Subscription]) -> _Batch:
     events = journal.events_after(tx, after, BATCH)
+    names: dict[int, str] = {}
+    made: list[NewDelivery] = []
     for event in events:
         if event.integration_id not in names:
             row = integrations.get(tx, event.integration_id)
             names[event.integration_id] = row.name if row else ""
-    return [(names[e.integration_id], e) for e in events]
+        name = names[event.integration_id]
+        if chosen := _chosen(wanted, event.workspace, name, event.type):
+            made += _deliveries(_lifecycle_event(name, event), event.integration_id, chosen)
+    return _Batch(events[-1].id if events else 0, made)
 
 
 def _lifecycle_event(name: str, event: LifecycleEvent) -> Event:
@@ -193,10 +200,11 @@ def _lifecycle_event(name: str, event: LifecycleEvent) -> Event:
     )
 
 
-def _deliveries(event: Event, source_id: int, wanted: Sequence[Subscription]) -> list[NewDelivery]:
-    chosen = [s for s in wanted if s.wants_type(event.workspace, event.integration, event.type)]
-    if not chosen:
-        return []
+def _chosen(wanted: Sequence[Subscription], workspace: str, source: str, event_type: str) -> list[Subscription]:
+    return [s for s in wanted if s.wants_type(workspace, source, event_type)]
+
+
+def _deliveries(event: Event, source_id: int, chosen: Sequence[Subscription]) -> list[NewDelivery]:
     context = context_of(event)
     return [d for s in chosen if (d := _delivery(event, source_id, s, context)) is not None]
 

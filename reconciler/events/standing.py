@@ -2,9 +2,9 @@
 
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.event import DeliveryStatus
-from reconciler.store import deliveries, integrations
+from reconciler.store import conditions, deliveries, integrations
+from reconciler.store.conditions import Say
 from reconciler.store.database import Tx
-from reconciler.store.integrations import Say
 
 
 def state_delivering(tx: Tx, integration_id: int, status: DeliveryStatus, reason: str, message: str, at: str) -> None:
@@ -20,4 +20,4 @@ def state_delivering(tx: Tx, integration_id: int, status: DeliveryStatus, reason
         say = Say(ConditionType.DELIVERING, Truth.FALSE, Reason.DELIVERY_FAILING, told)
     else:
         say = Say(ConditionType.DELIVERING, Truth.TRUE, Reason.SUCCEEDED, "deliveries arrive")
-    integrations.say(tx, integration_id, row.generation, [say], at)
+    conditions.say(tx, integration_id, row.generation, [say], at)

@@ -30,6 +30,7 @@ class Code(StrEnum):
     INVALID_REFERENCE = "invalid-reference"
     UNKNOWN_ENTITY = "unknown-entity"
     UNKNOWN_ACTION = "unknown-action"
+    UNKNOWN_EVENT = "unknown-event"
     DUPLICATE_NAME = "duplicate-name"
     DEPENDENCY_CYCLE = "dependency-cycle"
     NOT_PERMITTED = "not-permitted"

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Literal
 
 QueueName = Literal["work", "deliver"]
-JobState = Literal["due", "queued", "running"]
 QUEUES: tuple[QueueName, ...] = ("work", "deliver")
 
 

@@ -19,14 +19,6 @@ class RunResult(StrEnum):
     CANCELLED = "cancelled"
 
 
-class RunState(StrEnum):
-    """DUE until a worker takes it; DONE for every result."""
-
-    DUE = "due"
-    RUNNING = "running"
-    DONE = "done"
-
-
 class Step(StrEnum):
     """The steps of a run, in order, as shown while it goes on."""
 
@@ -102,17 +94,10 @@ class Counts:
     def changed(self) -> int:
         return self.added + self.updated + self.deleted
 
-    def plus(self, other: "Counts") -> "Counts":
-        """The sum; the estimate of the later one wins where it has one."""
-        return Counts(
-            self.added + other.added,
-            self.updated + other.updated,
-            self.unchanged + other.unchanged,
-            self.deleted + other.deleted,
-            self.rejected + other.rejected,
-            self.pages + other.pages,
-            other.estimated if other.estimated is not None else self.estimated,
-        )
+    @property
+    def told(self) -> dict[str, int]:
+        """As a log line says them."""
+        return {"added": self.added, "updated": self.updated, "deleted": self.deleted, "unchanged": self.unchanged}
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class HttpAnswer:
     def json(self) -> Any:
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise TransientError(
                 f"{host_of(self.url)} answered {self.status} with {_described(self)} where JSON was expected: {error}",
                 reason=Reason.PROTOCOL_ERROR,
@@ -90,7 +90,7 @@ def explanation(answer: Answer) -> str:
     if text[:1] in ("{", "["):
         try:
             return " ".join(_words(msgspec.json.decode(answer.body)).split())
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return " ".join(text.split())
     if text[:1] == "<":
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)

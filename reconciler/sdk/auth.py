@@ -80,14 +80,19 @@ class Granted:
         self._lock = asyncio.Lock()
 
     async def headers(self, room: Room, *, renew: bool = False) -> Mapping[str, str]:
-        before = await self._kept(room)
-        async with self._lock:
-            token = await self._kept(room)
-            if token is None or (renew and token == before):
-                grant = await self._fetch(room)
-                await room.tokens.put(self._name, grant.token, grant.expires_at)
-                token = grant.token
+        token = await self._kept(room)
+        if token is None or renew:
+            token = await self._other_than(token, room)
         return {"Authorization": f"{self._scheme} {token.reveal()}"}
+
+    async def _other_than(self, refused: Secret | None, room: Room) -> Secret:
+        async with self._lock:
+            kept = await self._kept(room)
+            if kept is not None and kept != refused:
+                return kept
+            grant = await self._fetch(room)
+            await room.tokens.put(self._name, grant.token, grant.expires_at)
+            return grant.token
 
     async def _kept(self, room: Room) -> Secret | None:
         found = await room.tokens.get(self._name)

@@ -60,7 +60,7 @@ class RateLimitedError(TransientError):
 
 
 class AmbiguousError(TransientError):
-    reason = Reason.TIMED_OUT
+    """Whoever met a deadline says so; by itself this is an answer that tells nothing, or none."""
 
 
 class PartialDeliveryError(TransientError):

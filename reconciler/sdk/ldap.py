@@ -3,9 +3,10 @@
 In: a `Server` and the room's network. Out: entries as bytes, a page at a time, or errors of `reconciler.sdk.errors`.
 Called by connectors of directories. bonsai (the extra `ldap`) is imported on first use and worked around where it would
 lose records or time: its asyncio mode polls with a full core while the server thinks, so it runs in synchronous mode in
-one thread per connection; it turns values such as `+15550101` into numbers unless their attribute was declared raw; it
-reads a base that lies on another server as empty; it keeps result codes on the class. Deliberately not done: writes,
-following referrals, change feeds, GSSAPI.
+one thread per connection; it keeps the interpreter's lock while it connects and binds, which would stop the whole daemon
+for a server that does not answer, so whether one answers is asked without it first; it turns values such as `+15550101`
+into numbers unless their attribute was declared raw; it reads a base that lies on another server as empty; it keeps result
+codes on the class. Deliberately not done: writes, following referrals, change feeds, GSSAPI.
 """
 
 import asyncio
@@ -29,12 +30,15 @@ from reconciler.sdk.errors import (
     UnauthorizedError,
     UnsupportedError,
 )
+from reconciler.sdk.network import tls_refusal
 
 T = TypeVar("T")
 Values = Mapping[str, Sequence[bytes | str]]
 """Attribute -> values as received; text only where bonsai was not told of the name beforehand."""
 PAGED_RESULTS = "1.2.840.113556.1.4.319"
 _BASE, _SUBTREE = 0, 2
+# A search of the root entry for no attribute, message 1 (RFC 4511 section 5.1): any server answers, if only that it will not.
+_PING = bytes.fromhex("302a02010163250400 0a0100 0a0100 020100 020100 010100 870b6f626a656374436c617373 30050403312e31")
 _SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -84,11 +88,12 @@ class Session:
         return session
 
     async def _bind(self, server: Server, network: Network) -> None:
+        distrust = await _reach(server, network)
         try:
             self._conn = await self._run(lambda: self._client.connect(timeout=self._timeout), binding=True)
         except TransientError:
-            if server.url.startswith("ldaps:"):
-                await _require_trust(server, network.tls())
+            if distrust is not None:
+                raise distrust from None
             raise
 
     def close(self) -> None:
@@ -196,18 +201,29 @@ def _entries(found: Iterable[Any]) -> tuple[Entry, ...]:
     return tuple(map(_entry, entries))
 
 
-async def _require_trust(server: Server, context: ssl.SSLContext) -> None:
-    """libldap says only `can't contact`: look whether it is the certificate, which no retry will mend."""
-    host, port = server.address
+async def _reach(server: Server, network: Network) -> RejectedError | None:
+    """See that the server answers. Returns what is wrong with its certificate, of which libldap says nothing."""
+    (host, port), is_tls = server.address, server.url.startswith("ldaps:")
+    context = await asyncio.to_thread(network.tls) if is_tls else None
+    where = f"{host}:{port}"
     try:
         async with asyncio.timeout(server.timeout.total_seconds()):
-            _, writer = await asyncio.open_connection(host, port, ssl=context)
-        writer.close()
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+            try:
+                writer.write(_PING)
+                await reader.read(1)
+            finally:
+                writer.transport.abort()  # a polite end of TLS would keep the socket until the server answers
+                await asyncio.sleep(0)
     except ssl.SSLError as error:
-        said = getattr(error, "verify_message", "") or error.reason or "handshake failed"
-        raise RejectedError(f"TLS with {host}:{port} failed: {said}", reason=Reason.TLS_FAILED) from None
-    except OSError:
-        return
+        if refused := tls_refusal(error, where):
+            return refused
+        raise TransientError(f"{where}: the TLS handshake broke off") from None
+    except TimeoutError:
+        raise error_of(-5, "Timed out", where) from None
+    except OSError as error:
+        raise error_of(-1, error.strerror or str(error), where) from None
+    return None
 
 
 _AD_SIGN_IN = {

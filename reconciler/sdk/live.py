@@ -16,7 +16,7 @@ current_run: ContextVar[int | None] = ContextVar("current_run", default=None)
 """The run on whose behalf this task works: log lines of the connector are kept with it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Live:
     """An integration with its connector, made from one decrypted spec. Valid until the spec changes."""
 

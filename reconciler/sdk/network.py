@@ -8,6 +8,7 @@ store costs milliseconds and half a megabyte. Not done here: connections, and de
 import ipaddress
 import re
 import ssl
+import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +39,7 @@ class TlsContexts:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[tuple[str, int], ...], ssl.SSLContext] = {}
+        self._lock = threading.Lock()  # connectors are made in threads
 
     def of(self, settings: NetworkSettings) -> ssl.SSLContext:
         """Reads files on the first call; raises RejectedError (TLS_FAILED) naming the setting that is wrong."""
@@ -47,10 +49,11 @@ class TlsContexts:
             ("client_key", settings.client_key),
         )
         key = tuple((path, _changed_at(setting, path)) for setting, path in named)
-        if key not in self._kept:
-            self._kept = {k: v for k, v in self._kept.items() if _paths(k) != _paths(key)}
-            self._kept[key] = _context(settings)
-        return self._kept[key]
+        with self._lock:
+            if key not in self._kept:
+                self._kept = {k: v for k, v in self._kept.items() if _paths(k) != _paths(key)}
+                self._kept[key] = _context(settings)
+            return self._kept[key]
 
 
 def _paths(key: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
@@ -95,6 +98,22 @@ def _unusable(setting: str, path: str, why: str) -> RejectedError:
         f"{setting} {path} cannot be used: {why}; it must be a readable PEM file without a password",
         reason=Reason.TLS_FAILED,
     )
+
+
+def tls_refusal(error: ssl.SSLError, host: str) -> RejectedError | None:
+    """What no retry mends; None for a handshake that merely broke."""
+    reason = error.reason or ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = f"the certificate is not accepted: {error.verify_message}; for a private CA set ca_file to its PEM file"
+    elif "CERTIFICATE_REQUIRED" in reason or "BAD_CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
+        why = f"the remote does not accept our certificate ({reason}): set client_cert and client_key"
+    elif "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER_FAILURE" in reason:
+        why = "the port does not speak TLS: check port and scheme, and whether it begins in clear (STARTTLS)"
+    elif "ALERT" in reason or "UNSUPPORTED_PROTOCOL" in reason or "NO_CIPHERS" in reason:
+        why = f"the remote ended the handshake: {reason}; if it asks for a client certificate: set client_cert and client_key"
+    else:
+        return None
+    return RejectedError(f"TLS with {host} failed: {why}", reason=Reason.TLS_FAILED)
 
 
 class GuardedNetwork:

@@ -175,6 +175,8 @@ class Cut:
             heads = self._read.decode(body)
         except UnicodeDecodeError as error:
             raise msgspec.DecodeError(f"the answer is not UTF-8: {error.reason} at byte {error.start}") from None
+        except RecursionError:
+            raise msgspec.DecodeError("the answer is nested too deeply") from None
         meta: dict[str, Any] = {}
         at = meta
         for step, names in zip(self._steps, self._beside, strict=True):

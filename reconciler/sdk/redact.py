@@ -17,6 +17,8 @@ from urllib.parse import quote, quote_plus
 from reconciler.model.secret import MASK, Secret
 
 SHORTEST = 8
+# A token that lives an hour must not stay for the life of the process, but the one before is still in answers on the way.
+MOST_ADDED = 8
 _GRAM = 6
 _STEP = SHORTEST - _GRAM + 1
 
@@ -54,8 +56,10 @@ _PATTERNS = tuple(
 )
 
 
-def spellings(value: str) -> set[str]:
+def spellings(value: str) -> frozenset[str]:
     """Every way in which a value of a request may come back in text, longest useful pieces only."""
+    if len(value) < SHORTEST:
+        return frozenset()
     whole = {value, *(line.strip() for line in value.splitlines())}
     found = set(whole)
     for text in whole:
@@ -64,7 +68,7 @@ def spellings(value: str) -> set[str]:
         for quoted in (quote(text, safe=""), quote(text), quote_plus(text)):
             found |= {quoted, re.sub("%..", lambda m: m[0].lower(), quoted)}
         found |= _in_base64(text.encode())
-    return {text for text in found if len(text) >= SHORTEST}
+    return frozenset(text for text in found if len(text) >= SHORTEST)
 
 
 def _in_base64(value: bytes) -> set[str]:
@@ -83,30 +87,40 @@ class Redactor:
 
     def __init__(self) -> None:
         self._owned: dict[str, frozenset[str]] = {}
+        self._added: dict[str, dict[str, frozenset[str]]] = {}
         self._count: Counter[str] = Counter()
         self._grams: dict[str, tuple[tuple[int, str], ...]] = {}
 
     def __repr__(self) -> str:
-        return f"Redactor({len(self._count)} spellings of {len(self._owned)} owners)"
+        return f"Redactor({len(self._count)} spellings of {len(self._owned.keys() | self._added.keys())} owners)"
 
     def register(self, owner: str, values: Iterable[Secret | str]) -> None:
         """What `owner` (an integration, the daemon) holds now; values it held before are forgotten."""
         before = self._owned.get(owner, frozenset())
         texts = (v.reveal() if isinstance(v, Secret) else v for v in values)
-        after = frozenset(spelling for text in texts if len(text) >= SHORTEST for spelling in spellings(text))
+        after = frozenset(spelling for text in texts for spelling in spellings(text))
         self._owned[owner] = after
         self._move(before - after, after - before)
+        self._forget_added(owner)
 
     def add(self, owner: str, value: Secret | str) -> None:
-        """One more value of `owner`, such as a token that was obtained just now."""
+        """One more value of `owner`, such as a token that was obtained just now; the last few used ones are known."""
         text = value.reveal() if isinstance(value, Secret) else value
-        before = self._owned.get(owner, frozenset())
-        more = spellings(text) if len(text) >= SHORTEST else set()
-        self._owned[owner] = before | more
-        self._move((), more - before)
+        added = self._added.setdefault(owner, {})
+        known = added.pop(text, None)
+        added[text] = spellings(text) if known is None else known
+        if known is None:
+            self._move((), added[text])
+        while len(added) > MOST_ADDED:
+            self._move(added.pop(next(iter(added))), ())
 
     def forget(self, owner: str) -> None:
         self._move(self._owned.pop(owner, frozenset()), ())
+        self._forget_added(owner)
+
+    def _forget_added(self, owner: str) -> None:
+        for gone in self._added.pop(owner, {}).values():
+            self._move(gone, ())
 
     def _move(self, gone: Iterable[str], come: Iterable[str]) -> None:
         for text in gone:

@@ -6,7 +6,8 @@ Guards against repeated positions and pages, deadlines and page commits are the 
 """
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -22,7 +23,14 @@ from reconciler.model.event import Message, Receipt
 from reconciler.model.record import Page, Position, ReadRequest, Reject, Scope
 from reconciler.sdk.auth import Authenticator
 from reconciler.sdk.contract import A, Answer, C, Channel, Connector, Entity
-from reconciler.sdk.errors import ConnectorError, ForbiddenError, RejectedError, TransientError, UnauthorizedError
+from reconciler.sdk.errors import (
+    AmbiguousError,
+    ConnectorError,
+    ForbiddenError,
+    RejectedError,
+    TransientError,
+    UnauthorizedError,
+)
 from reconciler.sdk.paging import Cut, Pager, dig, head_getter, total_of
 
 Lane = Literal["sync", "deliver", "probe"]
@@ -273,11 +281,8 @@ class RestConnector(Connector[C, A], Generic[C, A]):
         rest = cast("RestChannel", channel)
         path = _filled(rest.path, message.fields)
         answer = await self.send(rest.method, path, json=rest.body(self, message), lane="deliver")
-        body = answer.json()
-        remote_id = dig(body, rest.receipt)
-        if remote_id is None:
-            raise RejectedError(f"{self.type} took the message but named no {rest.receipt}")
-        return Receipt(str(remote_id), str(dig(body, rest.link) or "") if rest.link else "")
+        body, remote_id = taken(answer, rest.receipt)
+        return Receipt(remote_id, str(dig(body, rest.link) or "") if rest.link else "")
 
 
 class _EntityCut:
@@ -315,16 +320,26 @@ class _EntityCut:
 
     def cursors(self, entity: RestEntity, body: bytes) -> list[datetime]:
         """Cursors of an answer, as they stand."""
-        return [entity.at(v) for v in map(self._cursor, self.records(body)[1]) if v] if self._cursor else []
+        if self._cursor is None:
+            return []
+        with _expecting_times(entity):
+            return [entity.at(v) for v in map(self._cursor, self.records(body)[1]) if v]
 
     def _watermark(self, entity: RestEntity, heads: list[Any]) -> str | None:
         if self._cursor is None:
             return None
         seen = [v for v in map(self._cursor, heads) if v]
-        try:
+        with _expecting_times(entity):
             return rfc3339(entity.at(max(seen))) if seen else None
-        except (TypeError, ValueError) as error:
-            raise TransientError(f"{entity.name}: {entity.cursor} is not a time: {error}") from None
+
+
+@contextmanager
+def _expecting_times(entity: RestEntity) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        message = f"{entity.name}: {entity.cursor} is not a time: {error}"
+        raise TransientError(message, reason=Reason.PROTOCOL_ERROR) from None
 
 
 def _is_key(value: Any) -> bool:
@@ -380,6 +395,19 @@ def _above(
     if len(page.keys) == len(seen):
         page = replace(page, keys=page.keys[:kept], payloads=page.payloads[:kept])
     return page, None
+
+
+def taken(answer: Answer, receipt: str) -> tuple[Any, str]:
+    """What the remote said when it took a message, and the value at `receipt`; where that is missing nobody knows."""
+    try:
+        body = answer.json()
+    except TransientError as error:
+        raise AmbiguousError(error.message, reason=error.why, status=error.status, detail=error.detail) from None
+    remote_id = dig(body, receipt)
+    if remote_id is None:
+        message = f"the message was answered {answer.status}, but the answer names no {receipt}: it may have arrived"
+        raise AmbiguousError(message, reason=Reason.PROTOCOL_ERROR, status=answer.status)
+    return body, str(remote_id)
 
 
 def _filled(path: str, fields: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from reconciler.sdk.errors import (
     TransientError,
     UnauthorizedError,
 )
+from reconciler.sdk.network import tls_refusal
 
 if TYPE_CHECKING:
     from aiosmtplib import SMTP
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
 _QUOTAS = {"4.7.28": None, "5.4.5": timedelta(hours=1)}
 _SIGN_IN = (530, 534, 535, 538)
-_LINE_LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+_FAREWELL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ class Line:
     def __init__(self, smtp: "SMTP", relay: Relay) -> None:
         self._smtp = smtp
         self._host = relay.host
+        self._is_encrypted = relay.security != "none"
         self._answer_timeout = relay.answer_timeout.total_seconds()
 
     @property
@@ -75,10 +77,14 @@ class Line:
         return int(said) if said.isdigit() and int(said) else None
 
     async def sign_in(self, user: str, password: Secret) -> None:
-        """AUTH PLAIN, or LOGIN where that is all there is; one try."""
-        method = self._method("plain", "login")
-        sign_in = self._smtp.auth_plain if method == "plain" else self._smtp.auth_login
-        await sign_in(user.encode(), password.reveal().encode())
+        """AUTH by the first method that is offered, one try. In clear, the one that does not show the password goes first."""
+        ways = {
+            "plain": self._smtp.auth_plain,
+            "login": self._smtp.auth_login,
+            "cram-md5": self._smtp.auth_crammd5,
+        }
+        method = self._method(*(ways if self._is_encrypted else reversed(ways)))
+        await ways[method](user.encode(), password.reveal().encode())
 
     async def sign_in_with_token(self, user: str, token: Secret) -> None:
         """AUTH XOAUTH2. Raises UnauthorizedError; the connection stays usable for another token."""
@@ -96,7 +102,7 @@ class Line:
             if method in offered:
                 return method
         raise RejectedError(
-            f"{self._host} offers no AUTH {' or '.join(m.upper() for m in wanted)} here, only {', '.join(offered) or 'nothing'}",
+            f"{self._host} offers no AUTH {', '.join(m.upper() for m in wanted)} here, only {', '.join(offered) or 'nothing'}",
             reason=Reason.PROTOCOL_ERROR,
         )
 
@@ -153,7 +159,7 @@ async def connection(relay: Relay, network: Network) -> AsyncIterator[Line]:
         await _open(smtp, relay)
         yield Line(smtp, relay)
         with suppress(SMTPException, OSError):
-            await smtp.quit()
+            await smtp.quit(timeout=_FAREWELL_SECONDS)  # all is said: a mail that was taken stays taken
     except (SMTPException, OSError) as error:
         raise failure_of(error, relay.host) from None
     finally:
@@ -203,10 +209,8 @@ def failure_of(error: Exception, host: str) -> ConnectorError:
     from aiosmtplib import SMTPException, SMTPResponseException
 
     tls = next((e for e in (error, error.__cause__) if isinstance(e, ssl.SSLError)), None)
-    if tls and not isinstance(tls, _LINE_LOST):
-        said = getattr(tls, "verify_message", "") or tls.reason or str(tls)
-        hint = "; is this port for STARTTLS rather than TLS?" if tls.reason == "WRONG_VERSION_NUMBER" else ""
-        return RejectedError(f"TLS with {host} failed: {said}{hint}", reason=Reason.TLS_FAILED)
+    if tls and (refused := tls_refusal(tls, host)):
+        return refused
     if isinstance(error, SMTPResponseException):
         return refusal(error.code, error.message, host)
     if isinstance(error, TimeoutError):

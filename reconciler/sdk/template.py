@@ -19,8 +19,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from liquid import BoundTemplate
-
     from reconciler.sdk.liquid_sandbox import SandboxTemplate
 
 NAMES = ("record", "previous", "changed", "event", "integration")
@@ -47,12 +45,12 @@ class Template:
 
     def render(self, context: Mapping[str, Any]) -> str:
         """The text for one event; raises TemplateError."""
-        with _translated(self._compiled):
+        with _translated():
             return self._compiled.render_bounded(context)
 
     def value(self, context: Mapping[str, Any]) -> Any:
         """As `render`, but a text that is exactly one `{{ ... }}` keeps the type of its value; missing is None."""
-        with _translated(self._compiled):
+        with _translated():
             return self._compiled.value_bounded(context)
 
     def unknown_names(self, known: Iterable[str] = NAMES) -> tuple[str, ...]:
@@ -69,7 +67,7 @@ class Condition:
 
     def matches(self, context: Mapping[str, Any]) -> bool:
         """Whether it holds for one event; raises TemplateError, e.g. where text is compared with a number by `<`."""
-        with _translated(self._compiled, offset=len(_IF)):
+        with _translated(offset=len(_IF)):
             return bool(self._compiled.render_bounded(context))
 
     def unknown_names(self, known: Iterable[str] = NAMES) -> tuple[str, ...]:
@@ -139,7 +137,7 @@ def _compiled(text: str, offset: int = 0) -> "SandboxTemplate":
     # Imported at first use: most commands never see a template, and the library brings asyncio and more with it.
     from reconciler.sdk.liquid_sandbox import ENVIRONMENT
 
-    with _translated(None, offset):
+    with _translated(offset):
         return ENVIRONMENT.from_string(text)
 
 
@@ -151,8 +149,7 @@ def _position(text: str, index: int) -> tuple[int, int]:
 class _translated:  # noqa: N801 - reads as a verb at its `with`
     """Turns what the library raises into TemplateError, with the place in the user's own text."""
 
-    def __init__(self, template: "BoundTemplate | None", offset: int = 0) -> None:
-        self._template = template
+    def __init__(self, offset: int = 0) -> None:
         self._offset = offset
 
     def __enter__(self) -> None:

@@ -17,7 +17,7 @@ import httpx
 
 from reconciler.model.condition import Reason
 from reconciler.sdk.errors import AmbiguousError, ConnectorError, RejectedError, TransientError
-from reconciler.sdk.network import GuardedNetwork
+from reconciler.sdk.network import GuardedNetwork, tls_refusal
 
 KEEP_IDLE = 15.0
 _NOTHING_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
@@ -182,7 +182,7 @@ class Wire:
     def _translated(self, error: Exception, request: Prepared) -> ConnectorError:
         host = request.url.netloc.decode()
         tls = next((e for e in _chain(error) if isinstance(e, ssl.SSLError)), None)
-        if tls is not None and (refused := _tls_refusal(tls, host)):
+        if tls is not None and (refused := tls_refusal(tls, host)):
             return refused
         if isinstance(error, httpcore.ProxyError):
             return _proxy_refusal(error)
@@ -238,19 +238,3 @@ def _proxy_refusal(error: Exception) -> ConnectorError:
     if status.startswith("403"):
         return RejectedError(f"the proxy refuses this host: {status}")
     return TransientError(f"the proxy did not connect: {status}")
-
-
-def _tls_refusal(error: ssl.SSLError, host: str) -> RejectedError | None:
-    """What no retry mends; None for a handshake that merely broke."""
-    reason = error.reason or ""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        why = f"the certificate is not accepted: {error.verify_message}; for a private CA set ca_file to its PEM file"
-    elif "CERTIFICATE_REQUIRED" in reason or "BAD_CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
-        why = f"the remote does not accept our certificate ({reason}): set client_cert and client_key"
-    elif "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER_FAILURE" in reason:
-        why = "the port does not speak TLS: check port and scheme of the URL"
-    elif "ALERT" in reason or "UNSUPPORTED_PROTOCOL" in reason or "NO_CIPHERS" in reason:
-        why = f"the remote ended the handshake: {reason}; if it asks for a client certificate: set client_cert and client_key"
-    else:
-        return None
-    return RejectedError(f"TLS with {host} failed: {why}", reason=Reason.TLS_FAILED)

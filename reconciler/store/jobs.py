@@ -299,6 +299,12 @@ def is_due(tx: Tx, kind: str, ref: str, now: datetime) -> bool:
     return tx.value(sql, kind=kind, ref=ref, now=rfc3339(now)) is not None
 
 
+def due_at(tx: Tx, kind: str, ref: str) -> datetime | None:
+    """When this job begins at the earliest; None where it is under way, or there is none."""
+    at = tx.value("SELECT due_at FROM job WHERE kind = :kind AND ref = :ref AND state = 'due'", kind=kind, ref=ref)
+    return None if at is None else from_rfc3339(at)
+
+
 def pending(tx: Tx, kind: str, now: datetime) -> frozenset[str]:
     """What these jobs are about, as far as they are due by now or under way: for whoever waits until nothing is."""
     rows = tx.all(

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.model.event import Lifecycle
 from reconciler.model.finding import Code, Finding, Severity
 from reconciler.model.ids import new_id
 from reconciler.store.database import Row, Tx
@@ -70,12 +71,11 @@ class LifecycleEvent:
     detail: Mapping[str, Any]
 
 
-def emit(tx: Tx, integration_id: int, type_name: str, at: str, detail: Mapping[str, Any]) -> None:
-    """A lifecycle event such as `integration.connected` or `sync.failed`."""
+def emit(tx: Tx, integration_id: int, event: Lifecycle, at: str, detail: Mapping[str, Any]) -> None:
     tx.execute(
         "INSERT INTO event (public_id, workspace, integration_id, type, at, detail)"
         " SELECT :public, workspace, id, :type, :at, :detail FROM integration WHERE id = :i",
-        {"public": new_id("evt"), "type": type_name, "at": at, "detail": json.dumps(dict(detail)), "i": integration_id},
+        {"public": new_id("evt"), "type": event, "at": at, "detail": json.dumps(dict(detail)), "i": integration_id},
     )
 
 

@@ -21,6 +21,6 @@ def bring_forward(tx: Tx, after: str, by: timedelta) -> int:
     for table, column in _AHEAD:
         rows = tx.all(f"SELECT id, {column} FROM {table} WHERE {column} > :after", after=after)
         earlier = [{"at": rfc3339(from_rfc3339(at) - by), "id": i} for i, at in rows]
-        if earlier:
-            moved += tx.executemany(f"UPDATE {table} SET {column} = :at WHERE id = :id", earlier)
+        tx.executemany(f"UPDATE {table} SET {column} = :at WHERE id = :id", earlier)
+        moved += len(earlier)
     return moved

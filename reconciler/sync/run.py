@@ -15,16 +15,17 @@ from typing import Any
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.duration import render_duration
+from reconciler.model.event import Lifecycle
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.model.record import LogLevel, RunResult, Scope, Step
 from reconciler.sdk.contract import Counts, Entity
 from reconciler.sdk.errors import ConnectorError, TransientError, place_of
 from reconciler.sdk.live import Connections, Journal, Live, NotConnectableError, current_run
-from reconciler.store import integrations, jobs, journal, runs
+from reconciler.store import conditions, integrations, jobs, journal, runs
+from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.dataset import FencedError
 from reconciler.store.errors import StoreError
-from reconciler.store.integrations import Say
 from reconciler.store.runs import EntityProgress, Lineage, Run
 from reconciler.sync.entity import LaneWantedError, Reading, SweepRefusedError, read_entity, request_of
 
@@ -113,20 +114,27 @@ class Syncer:
         except TimeoutError:
             message = f"not done within {render_duration(live.manifest.spec.sync.timeout)}"
             return await self._cut_short(run, live, Reason.TIMED_OUT, message)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a connector's own fault outside of reading: the run ends and says so
+            message = self._fault(live, error)
+            return await self._finish(run, RunResult.FAILED, Reason.INTERNAL_ERROR, message)
         return await self._conclude(run, live, results)
 
     async def _unusable(self, waiting: Run, claim: Claim, error: NotConnectableError) -> Outcome:
         """After a start, work begins before Git was read: that is no failure of the run."""
         if error.reason is Reason.PENDING and not waiting.is_cancelling:
+            if waiting.error != error.message:
+                await self._database.write(lambda tx: runs.put_off(tx, waiting.id, error.reason, error.message))
             return Outcome(again_at=self._clock.now() + NOT_KNOWN_PAUSE)
         run = await self._take(waiting, claim, None)
         if run is None:
             return await self._give_up(waiting)
         return await self._finish(run, RunResult.FAILED, error.reason, error.message)
 
-    async def _pause(self, run: Run, again_at: datetime) -> Outcome:
+    async def _pause(self, run: Run, again_at: datetime, reason: str = "", error: str = "") -> Outcome:
         """Due again, in the same place; another run of the integration may go first meanwhile."""
-        if await self._database.write(lambda tx: runs.pause(tx, run)):
+        if await self._database.write(lambda tx: runs.pause(tx, run, reason, error)):
             return Outcome(again_at=again_at)
         return await self._give_up(run)
 
@@ -134,7 +142,7 @@ class Syncer:
         """A wait beyond the deadline of the run ends it: the next one starts from what is stored."""
         started = from_rfc3339(run.started_at or run.requested_at)
         if pause.again_at <= started + live.manifest.spec.sync.timeout:
-            return await self._pause(run, pause.again_at)
+            return await self._pause(run, pause.again_at, pause.why.why, pause.why.message)
         message = f"{pause.why.message}; the remote asks to wait until {rfc3339(pause.again_at)}, beyond the deadline"
         return await self._cut_short(run, live, pause.why.why, message)
 
@@ -239,11 +247,14 @@ class Syncer:
         return EntityResult(reading.entity.name, "complete")
 
     async def _broken(self, reading: Reading, progress: EntityProgress, error: Exception) -> EntityResult:
-        """Its text may hold anything, so it goes to the redacted log alone."""
-        where = place_of(error)
-        self._journal(reading.live.integration_id, LogLevel.ERROR, f"{where}: {error}", entity=reading.entity.name)
-        message = f"unexpected {where}; the log of this run has more"
+        message = self._fault(reading.live, error, entity=reading.entity.name)
         return await self._fail(reading, progress, "failed", Reason.INTERNAL_ERROR, message)
+
+    def _fault(self, live: Live, error: Exception, **detail: str) -> str:
+        """What is said of a fault. Its own text may hold anything, so it goes to the redacted log alone."""
+        where = place_of(error)
+        self._journal(live.integration_id, LogLevel.ERROR, f"{where}: {error}", **detail)
+        return f"unexpected {where}; the log of this run has more"
 
     async def _restart(self, reading: Reading, progress: EntityProgress) -> None:
         await self._database.write(lambda tx: runs.restart_entity(tx, reading.run.id, progress.entity_id))
@@ -297,10 +308,7 @@ class Syncer:
             reason=reason,
             error=error,
             scope=run.scope,
-            added=run.counts.added,
-            updated=run.counts.updated,
-            deleted=run.counts.deleted,
-            unchanged=run.counts.unchanged,
+            **run.counts.told,
         )
 
     async def _finish(
@@ -364,7 +372,7 @@ def _after(tx: Tx, run: Run, result: RunResult, reason: Reason, error: str, at: 
     truth = Truth.TRUE if is_good else Truth.FALSE
     message = "the last sync succeeded" if is_good else f"the last sync was {result}: {error}"
     if is_whole:
-        integrations.say(tx, row.id, row.generation, [Say(ConditionType.FRESH, truth, reason, message)], at)
+        conditions.say(tx, row.id, row.generation, [Say(ConditionType.FRESH, truth, reason, message)], at)
     done = runs.get(tx, run.id)
     counts = done.counts if done else run.counts
     detail = {
@@ -378,6 +386,8 @@ def _after(tx: Tx, run: Run, result: RunResult, reason: Reason, error: str, at: 
         "unchanged": counts.unchanged,
         "rejected": counts.rejected,
     }
-    journal.emit(tx, row.id, "sync.completed" if result is not RunResult.FAILED else "sync.failed", at, detail)
+    journal.emit(
+        tx, row.id, Lifecycle.SYNC_FAILED if result is RunResult.FAILED else Lifecycle.SYNC_COMPLETED, at, detail
+    )
     if reason is Reason.AUTHENTICATION_FAILED:
         jobs.put(tx, kind="reconcile", ref=str(row.id), key=str(row.id), prio=10, due_at=from_rfc3339(at))

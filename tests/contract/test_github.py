@@ -367,6 +367,11 @@ async def test_an_app_reads_what_it_is_installed_on_with_one_token() -> None:
         t.clock.advance(timedelta(minutes=56))
         await read(t, "issues")
         assert len(t.sim.minted) == 2, "renewed five minutes before it dies"
+        outage = t.sim.faults.add(status(503), path="*/installation/token")
+        with pytest.raises(TransientError):
+            await t.connector.revoke()
+        assert outage.struck
+        t.sim.faults.clear()
         await t.connector.revoke()
         assert len(t.sim.minted) == 1
 
@@ -409,75 +414,6 @@ async def test_without_a_public_url_nothing_is_registered_and_the_probe_says_so(
         assert any("no public URL" in w for w in (await t.connector.probe()).warnings)
 
 
-async def test_a_hook_that_exists_already_is_adopted_and_gets_todays_secret() -> None:
-    async with trial(CASE) as t:
-        connector: Any = t.connector
-        (wanted,) = connector.wanted_objects()
-        first = await connector.create_object(wanted)
-        hook = t.sim.repos[HOOKED]
-        hook.secrets.clear()
-        second = await connector.create_object(wanted)
-        assert second == first
-        assert list(hook.secrets.values()) == [f"{CANARY}-hook"]
-        assert second.secret_fingerprint == wanted.secret_fingerprint
-
-
-async def test_a_repair_keeps_the_secret_and_a_lost_one_is_drift() -> None:
-    async with trial(CASE) as t:
-        connector: Any = t.connector
-        (wanted,) = connector.wanted_objects()
-        made = await connector.create_object(wanted)
-        repo = t.sim.repos[HOOKED]
-        (number,) = repo.hooks
-        assert repo.hooks[number]["config"]["secret"] == "********"
-        repo.hooks[number]["config"].pop("secret")
-        (found,) = await connector.list_objects()
-        assert found.spec != wanted.spec
-        assert found.secret_fingerprint == "", "what cannot be read back is not claimed"
-        await connector.update_object(made.remote_id, wanted)
-        assert repo.secrets[number] == f"{CANARY}-hook"
-
-
-async def test_deliveries_of_a_hook_verify_and_keep_their_id() -> None:
-    async with trial(CASE) as t:
-        connector: Any = t.connector
-        await connector.create_object(connector.wanted_objects()[0])
-        t.sim.happen(t.sim.repos[HOOKED], "issues", {"action": "opened", "issue": {"title": "Café"}})
-        t.sim.redeliver()
-        ping, opened, again = t.sim.deliveries
-        for headers, body in (ping, opened, again):
-            connector.verify(headers, body)
-        assert opened[0]["X-GitHub-Delivery"] == again[0]["X-GitHub-Delivery"]
-        with pytest.raises(UnauthorizedError):
-            connector.verify(opened[0], opened[1] + b" ")
-        with pytest.raises(UnauthorizedError):
-            connector.verify({}, opened[1])
-
-
-@pytest.mark.parametrize(
-    ("secret", "body", "signature"),
-    [
-        (
-            "It's a Secret to Everybody",
-            "Hello, World!",
-            "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
-        ),
-        (
-            "recon-gh-secret",
-            '{"action":"opened","issue":{"number":7,"title":"Café déjà vu"},"repository":{"full_name":"acme/shop"}}',
-            "5736a598ec12476716cf9471088f7402f90733d4b5f3c65de101ee627d884d34",
-        ),
-    ],
-)
-async def test_signatures_of_the_documentation(secret: str, body: str, signature: str) -> None:
-    async with trial(CASE, config={"webhook": {"secret": secret}}) as t:
-        connector: Any = t.connector
-        connector.verify({"x-hub-signature-256": f"sha256={signature}"}, body.encode())
-        connector.verify({"X-Hub-Signature-256": f"sha256={signature}"}, body.encode())
-        with pytest.raises(UnauthorizedError):
-            connector.verify({"x-hub-signature-256": f"sha256={signature[:-1]}0"}, body.encode())
-
-
 async def test_texts_carry_the_delivery_and_nothing_else_of_ours() -> None:
     async with trial(CASE) as t:
         shop(t.sim)
@@ -486,6 +422,18 @@ async def test_texts_carry_the_delivery_and_nothing_else_of_ours() -> None:
         await t.connector.deliver(channel, message(channel, {"repository": SHOP, "title": "T", "body": "B"}))
         sent = json.loads(t.sim.requests[-1].body)
         assert sent == {"title": "T", "body": "B\n\n<!-- reconciler:dlv-1 -->", "labels": [], "assignees": []}
+
+
+async def test_an_older_status_of_the_same_words_is_not_taken_for_ours() -> None:
+    async with trial(CASE) as t:
+        channel = t.connector.channel("deployment_status")
+        assert channel
+        fields = CASE.dispatch(t.sim, channel).fields
+        await t.connector.deliver(channel, message(channel, fields))
+        t.clock.advance(timedelta(hours=1))
+        again = message(channel, fields, number=2, is_repeat=True, at=t.clock.now())
+        assert isinstance(t.connector, GitHub)
+        assert await t.connector.find(channel, again) is None
 
 
 @pytest.mark.parametrize("name", ["../..", "acme/..", "acme", "acme/shop/x", "acme/sh op"])

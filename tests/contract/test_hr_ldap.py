@@ -1,31 +1,26 @@
-"""The hr_ldap connector against a real OpenLDAP server, and what only Active Directory does as tests of pure functions."""
+"""The hr_ldap connector against a real OpenLDAP server."""
 
+import asyncio
 import base64
 import json
+import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from connectors.hr_ldap import FLAVOURS, Config, HrLdap, View, complete, slice_of
+from connectors.hr_ldap import Config, HrLdap
 from reconciler.model.clock import rfc3339
 from reconciler.model.condition import Reason
 from reconciler.model.record import Page, ReadRequest, Scope
 from reconciler.sdk.contract import Connector, Entity
-from reconciler.sdk.errors import (
-    ConnectorError,
-    ForbiddenError,
-    RejectedError,
-    TransientError,
-    UnauthorizedError,
-    UnsupportedError,
-)
-from reconciler.sdk.ldap import Entry, Values, error_of
+from reconciler.sdk.errors import RejectedError, TransientError, UnauthorizedError, UnsupportedError
 from reconciler.sdk.testing.case import CANARY, Case
 from reconciler.sdk.testing.conformance import Conformance
 from reconciler.sdk.testing.room import Bench
@@ -42,7 +37,6 @@ class LdapCase(Case):
 
     connector = HrLdap
     pages_may_be_empty = False
-    speaks_http = False
 
     def simulator(self, now: Callable[[], datetime]) -> FreshSlapd:
         return FreshSlapd(f"{CANARY}-password")
@@ -120,6 +114,12 @@ async def ldap(
         yield bench.connector(HrLdap, settings, given)
 
 
+def _way(server: Slapd, way: str) -> dict[str, Any]:
+    """Config that reaches the server this way."""
+    plain = {"start_tls": False, "allow_plaintext": True} if way == "plain" else {}
+    return {"url": server.tls_url if way == "ldaps" else server.url, **plain}
+
+
 def request(since: datetime | None = None, **more: Any) -> ReadRequest:
     stored = {"": rfc3339(since)} if since else {}
     return ReadRequest(Scope.INCREMENTAL if since else Scope.FULL, "2026-03-02T10:00:00.000000Z", stored, **more)
@@ -141,9 +141,7 @@ async def collect(pages: AsyncIterator[Page], into: list[Page]) -> None:
 @needs_server
 @pytest.mark.parametrize("way", ["starttls", "ldaps", "plain"])
 async def test_everybody_is_read_over_all_pages(directory: Slapd, way: str) -> None:
-    url = directory.tls_url if way == "ldaps" else directory.url
-    plain: dict[str, Any] = {"start_tls": False, "allow_plaintext": True} if way == "plain" else {}
-    async with ldap(directory, url=url, page_size=300, **plain) as connector:
+    async with ldap(directory, **_way(directory, way), page_size=300) as connector:
         pages = [page async for page in connector.read(PEOPLE, request())]
     assert [len(page.keys) for page in pages] == [300] * 8 + [100]
     assert len({key for page in pages for key in page.keys}) == 2500
@@ -274,8 +272,7 @@ async def test_a_part_of_the_tree_elsewhere_is_an_error_unless_ignored(small_dir
 @needs_server
 @pytest.mark.parametrize("way", ["starttls", "ldaps"])
 async def test_an_unknown_certificate_is_refused(directory: Slapd, way: str) -> None:
-    url = directory.tls_url if way == "ldaps" else directory.url
-    async with ldap(directory, url=url, ca_file="") as connector:
+    async with ldap(directory, **_way(directory, way), ca_file="") as connector:
         with pytest.raises(RejectedError, match="TLS") as caught:
             await connector.probe()
     assert caught.value.why is Reason.TLS_FAILED
@@ -305,12 +302,19 @@ async def test_another_server_is_asked_where_the_first_is_down(directory: Slapd)
 
 
 @needs_server
-async def test_a_server_that_hangs_ends_in_time_and_the_loop_goes_on(small_directory: Slapd) -> None:
-    async with ldap(small_directory, timeout_seconds=0.3) as connector:
+@pytest.mark.parametrize("way", ["starttls", "ldaps", "plain"])
+async def test_a_server_that_hangs_ends_in_time_and_the_loop_goes_on(small_directory: Slapd, way: str) -> None:
+    async with ldap(small_directory, **_way(small_directory, way), timeout_seconds=1) as connector:
         small_directory.freeze()
+        probing = asyncio.create_task(connector.probe())
+        turns = 0
+        while not probing.done():
+            await asyncio.sleep(0.05)
+            turns += 1
         with pytest.raises(TransientError) as caught:
-            await connector.probe()
+            await probing
     assert caught.value.why is Reason.TIMED_OUT
+    assert turns > 3, "the library kept the interpreter while it waited"
 
 
 @needs_server
@@ -331,6 +335,25 @@ async def test_probe_says_who_we_are_and_what_is_empty(directory: Slapd) -> None
         "read modifyTimestamp of people": True,
     }
     assert probe.warnings == ("no entry matches the filter of groups",)
+
+
+@needs_server
+def test_ports_that_somebody_took_before_the_start_are_given_up(tmp_path: Path) -> None:
+    server = Slapd(tmp_path / "slapd", people=1)
+    with socket.create_server(("127.0.0.1", int(server.url.rpartition(":")[2]))) as taken, server:
+        assert not server.url.endswith(f":{taken.getsockname()[1]}")
+        server.apply(f"dn: ou=more,{BASE_DN}\nchangetype: add\nobjectClass: organizationalUnit\nou: more\n")
+
+
+async def test_a_handshake_that_breaks_off_is_tried_again() -> None:
+    require_bonsai()
+    dropping = await asyncio.start_server(lambda _, writer: writer.transport.abort(), "127.0.0.1", 0)
+    port = dropping.sockets[0].getsockname()[1]
+    async with dropping, Bench() as bench:
+        settings = {"url": f"ldaps://127.0.0.1:{port}", "base_dn": BASE_DN, "timeout_seconds": 5}
+        connector = bench.connector(HrLdap, settings, {"type": "simple", "bind_dn": SYNC_DN, "password": PASSWORD})
+        with pytest.raises(TransientError, match="cannot be reached"):
+            await connector.probe()
 
 
 async def test_an_empty_password_is_never_sent() -> None:
@@ -369,129 +392,3 @@ async def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.M
 def test_settings_that_cannot_be_meant_are_refused(wrong: Mapping[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Config.model_validate({"url": "ldap://h", "base_dn": BASE_DN, **wrong})
-
-
-# Active Directory: what slapd cannot show.
-
-AD = FLAVOURS["active_directory"]
-GUID = bytes.fromhex("33221100554477668899aabbccddeeff")
-
-
-def view(*attributes: str, flavour: str = "active_directory") -> View:
-    names = FLAVOURS[flavour]
-    return View(
-        flavour=names,
-        base_dn="DC=example,DC=org",
-        filter=names.filters["people"],
-        attributes=attributes,
-        single=frozenset(),
-        binary=frozenset({"objectsid"}),
-    )
-
-
-def test_ad_records_have_the_guid_as_identity_and_bytes_in_base64() -> None:
-    values: Values = {
-        "objectGUID": [GUID],
-        "whenChanged": [b"20260301101112.0Z"],
-        "cn": [b"Ada"],
-        "objectSid": [b"\x01\x05"],
-        "odd": [b"\xff\xfe"],
-    }
-    page = view("cn", "objectSid", "odd").page([Entry("CN=Ada,DC=example,DC=org", values)], None)
-    assert page.keys == ("00112233-4455-6677-8899-aabbccddeeff",)
-    assert page.watermark == "2026-03-01T10:11:12.000000Z"
-    assert page.payloads[0] == (
-        b'{"cn":["Ada"],"dn":"CN=Ada,DC=example,DC=org","id":"00112233-4455-6677-8899-aabbccddeeff",'
-        b'"objectSid":["AQU="],"odd":["//4="]}'
-    )
-
-
-def test_the_time_of_a_domain_controller_is_no_value_of_a_record() -> None:
-    assert not {"whenChanged", "uSNChanged", "lastLogon"} & {n for names in AD.attributes.values() for n in names}
-    assert "whenChanged" in view("cn").wire_names
-
-
-def test_ad_is_asked_in_its_own_time_format() -> None:
-    since = ReadRequest(Scope.INCREMENTAL, "", {"": "2026-03-01T10:11:12.000000Z"})
-    bound = view("cn").since(since, timedelta(minutes=11))
-    assert bound == "(&(&(objectCategory=person)(objectClass=user))(whenChanged>=20260301100012.0Z))"
-    assert view("cn").since(ReadRequest(Scope.FULL, "", since.since), timedelta()) == AD.filters["people"]
-    assert "(modifyTimestamp>=20260301101112Z)" in view("cn", flavour="openldap").since(since, timedelta())
-
-
-def test_entries_without_identity_are_never_an_empty_directory() -> None:
-    hidden = Entry("CN=Eve,DC=example,DC=org", {"cn": [b"Eve"]})
-    with pytest.raises(ForbiddenError, match="not their objectGUID"):
-        view("cn").page([hidden], None)
-    mixed = view("cn").page([hidden, Entry("CN=Ada", {"objectGUID": [GUID]})], None)
-    assert (len(mixed.keys), len(mixed.rejects)) == (1, 1)
-
-
-def test_slices_are_recognised() -> None:
-    assert slice_of("member;range=0-1499") == ("member", 1499)
-    assert slice_of("Member;Range=3000-*") == ("Member", None)
-    assert slice_of("member") is None
-    assert slice_of("userCertificate;binary") is None
-
-
-class Slices:
-    """A group with so many members as Active Directory shows it: at most `step` at a time."""
-
-    def __init__(self, members: int, step: int) -> None:
-        self.all = [f"CN=m{n:04}".encode() for n in range(members)]
-        self.step = step
-
-    def cut(self, start: int) -> dict[str, Sequence[bytes | str]]:
-        part = self.all[start : start + self.step]
-        end = "*" if start + self.step >= len(self.all) else start + self.step - 1
-        return {f"member;range={start}-{end}": list(part)}
-
-    async def look(self, dn: str, names: Sequence[str]) -> Values:
-        start = int(names[0].partition("=")[2].removesuffix("-*"))
-        return self.cut(start)
-
-
-@pytest.mark.parametrize("members", [1, 1500, 1501, 4500, 4999])
-async def test_a_big_group_is_read_to_its_end(members: int) -> None:
-    group = Slices(members, 1500)
-    entry = Entry("CN=all", {"cn": [b"all"], "member": [], **group.cut(0)})
-    whole = await complete(entry, group.look)
-    assert whole["member"] == group.all
-    assert whole["cn"] == [b"all"]
-
-
-async def test_a_group_that_changes_meanwhile_is_read_again() -> None:
-    async def same_slice(dn: str, names: Sequence[str]) -> Values:
-        return {"member;range=0-1499": [b"CN=x"]}
-
-    async def nothing(dn: str, names: Sequence[str]) -> Values | None:
-        return None
-
-    for look in (same_slice, nothing):
-        with pytest.raises(TransientError, match="changed while"):
-            await complete(Entry("CN=all", {"member;range=0-1499": [b"CN=x"]}), look)
-
-
-@pytest.mark.parametrize(
-    ("code", "said", "kind", "meaning"),
-    [
-        (49, "80090308: LdapErr: AcceptSecurityContext error, data 52e, v4563", UnauthorizedError, "wrong password"),
-        (49, "AcceptSecurityContext error, data 532, v4563", UnauthorizedError, "password has expired"),
-        (49, "AcceptSecurityContext error, data 533, v4563", UnauthorizedError, "account is disabled"),
-        (49, "AcceptSecurityContext error, data 701, v4563", UnauthorizedError, "account has expired"),
-        (49, "AcceptSecurityContext error, data 775, v4563", UnauthorizedError, "account is locked"),
-        (49, "AcceptSecurityContext error, data fff, v4563", UnauthorizedError, "wrong bind_dn or password"),
-        (8, "Strong(er) authentication required", RejectedError, "demands TLS"),
-        (3, "Time limit exceeded", TransientError, "time limit"),
-        (11, "Administrative limit exceeded", RejectedError, "administrative limit"),
-        (50, "Insufficient access", ForbiddenError, "may not read"),
-        (51, "Busy", TransientError, "busy"),
-        (52, "Unavailable", TransientError, "unavailable"),
-        (12, "Critical extension is unavailable", RejectedError, "refused"),
-    ],
-)  # fmt: skip
-def test_result_codes_mean(code: int, said: str, kind: type[ConnectorError], meaning: str) -> None:
-    found = error_of(code, said, "dc1.example.org:636")
-    assert type(found) is kind
-    assert meaning in found.message
-    assert found.detail == {"result_code": code}

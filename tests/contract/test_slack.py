@@ -61,7 +61,7 @@ class SlackCase(Case):
         return BOT
 
     def auths(self, sim: Any) -> Sequence[Mapping[str, Any]]:
-        return (BOT, ROTATING, {"type": "incoming_webhook", "url": f"{sim.url}/services/{PATH}"})
+        return (BOT, ROTATING, {"type": "incoming_webhook", "webhook_url": f"{sim.url}/services/{PATH}"})
 
     def renewable_auth(self, sim: Any) -> Mapping[str, Any]:
         return ROTATING
@@ -202,10 +202,11 @@ async def test_messages_without_a_channel_to_read_are_refused() -> None:
 
 async def test_members_are_read_of_every_channel_we_are_in() -> None:
     async with trial(CASE, config={"channels": []}) as t:
-        for number, is_member in enumerate((True, False)):
-            channel = t.sim.put_channel(f"C{number:09}", START, is_member=is_member)["id"]
-            t.sim.members[channel] |= {"U000000001", "U000000002"}
-        assert (await read(t, "members")).keys == {"C000000000:U000000001", "C000000000:U000000002"}
+        for number, kind in enumerate(({}, {"is_private": True}, {"is_member": False}, {"is_archived": True})):
+            channel = t.sim.put_channel(f"C{number:09}", START, **kind)["id"]
+            t.sim.members[channel].add("U000000001")
+        assert (await read(t, "members")).keys == {"C000000000:U000000001", "C000000001:U000000001"}
+        assert {f"C{number:09}" for number in range(4)} <= (await read(t, "channels")).keys
 
 
 async def test_an_expired_cursor_of_a_resumed_read_starts_again() -> None:
@@ -365,7 +366,7 @@ async def test_a_message_without_any_channel_is_refused() -> None:
 
 
 def webhook(sim: Vendor) -> Mapping[str, Any]:
-    return {"type": "incoming_webhook", "url": f"{sim.url}/services/{PATH}"}
+    return {"type": "incoming_webhook", "webhook_url": f"{sim.url}/services/{PATH}"}
 
 
 async def test_an_incoming_webhook_posts_and_can_nothing_else() -> None:
@@ -377,8 +378,9 @@ async def test_an_incoming_webhook_posts_and_can_nothing_else() -> None:
         assert isinstance(t.connector, Finds)
         with pytest.raises(UnsupportedError):
             await t.connector.find(channel, message(channel, {"text": "x"}))
-        with pytest.raises(RejectedError, match="own channel"):
-            await post(t, channel=GENERAL, text="x")
+        for own in ({"channel": GENERAL}, {"thread_ts": "1772445600.000100"}, {"reply_broadcast": True}):
+            with pytest.raises(RejectedError, match="own channel"):
+                await post(t, text="x", **own)
         with pytest.raises(RejectedError, match="bot_token"):
             await read(t, "users")
 

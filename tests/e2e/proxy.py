@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import threading
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Self
 
 
@@ -36,34 +37,47 @@ class Proxy:
         self._port = server.sockets[0].getsockname()[1]
         ready.set()
         await self._over.wait()
-        server.close()
+        server.close()  # tunnels that are still open are cancelled at the end of the loop, and close what they hold
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            method, target, _ = head[0].split(" ")
-            headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:])}
-            if method != "CONNECT" or (self._wanted and headers.get("proxy-authorization") != self._wanted):
-                self.refused += 1
-                writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-            else:
-                self.seen.append(target)
-                await self._tunnel(target, reader, writer)
-        writer.close()
+        async with _closing(writer):
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await self._answer(reader, writer)
 
-    async def _tunnel(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, _, port = target.rpartition(":")
-        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        method, target, _ = head[0].split(" ")
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:])}
+        if method != "CONNECT" or (self._wanted and headers.get("proxy-authorization") != self._wanted):
+            self.refused += 1
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        else:
+            self.seen.append(target)
+            await _tunnel(target, reader, writer)
+
+
+@asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Closed for good: a transport that outlives its loop is a warning, in whichever test runs next."""
+    try:
+        yield
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def _tunnel(target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    host, _, port = target.rpartition(":")
+    far_reader, far_writer = await asyncio.open_connection(host, int(port))
+    async with _closing(far_writer):
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        tasks = [
-            asyncio.create_task(_copy(reader, far_writer)),
-            asyncio.create_task(_copy(far_reader, writer)),
-            asyncio.create_task(self._over.wait()),
-        ]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        far_writer.close()
+        ways = [asyncio.create_task(_copy(reader, far_writer)), asyncio.create_task(_copy(far_reader, writer))]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

@@ -84,13 +84,8 @@ async def test_apply_then_plan_is_empty(case: Case, remote: Any, tmp_path: Path)
     daemon = Daemon(settings, env)
     await daemon.start()
     try:
-        running = Running(daemon)
-
-        async def connected() -> bool:
-            views = await running.views()
-            return "one" in views and views["one"].status in {Status.CONNECTED, Status.SYNCING}
-
-        await running.until(f"{type_name} is connected", connected)
+        up = {Status.CONNECTED, Status.SYNCING}
+        await Running(daemon).until_view("one", f"of type {type_name} is connected", lambda v: v.status in up)
     finally:
         await daemon.stop()
     applied = applied_state(tmp_path / "state")

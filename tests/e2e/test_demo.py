@@ -117,7 +117,7 @@ def test_it_stays_picks_up_a_commit_and_ends_with_ctrl_c(tmp_path: Path) -> None
         manifest.write_text(manifest.read_text().replace("Urgent:", "Hear, hear:"))
         subprocess.run(["git", "-C", demo.folder / "repo", "commit", "-qam", "Say it differently"], check=True)
         seconds = float(demo.wait(r"was picked up after ([0-9.]+) s")[1])
-        assert seconds < 5
+        assert seconds < 30  # the interval of polling is a minute
         with httpx.Client(auth=(asked[1], asked[2]), trust_env=False) as client:
             answer = client.post(
                 asked[3], json={"short_description": "Fire", "priority": "1"}, headers={"Accept": "application/json"}
@@ -131,8 +131,8 @@ def test_it_stays_picks_up_a_commit_and_ends_with_ctrl_c(tmp_path: Path) -> None
 
 def test_what_does_not_converge_is_an_error_that_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story, "_NEW_TEXT", "{{ record.number")
-    monkeypatch.setattr(story, "CHANGE_SECONDS", 6)
+    monkeypatch.setattr(story, "CHANGE_SECONDS", 15)
     folder = tmp_path / "demo"
-    with pytest.raises(DemoError, match=r"(?s)not within 6 s: .*it-ops/ops-slack: .*ValidationFailed"):
+    with pytest.raises(DemoError, match=r"(?s)not within 15 s: .*it-ops/ops-slack: .*ValidationFailed"):
         story.play(folder, once=True)
     assert is_free(folder / "state")

@@ -97,12 +97,7 @@ async def test_engine_rows_lost_while_running(stage: Stage) -> None:
         await all_synced(stage, running)
         stage.servicenow.put("incident", {"short_description": "Mail is down", "priority": "1"})
         await running.order("sync", "sn")
-
-        async def delivered() -> bool:
-            sent = await running.read(deliveries.listing)
-            return [d.status for d in sent] == [DeliveryStatus.DELIVERED]
-
-        await running.until("the message is delivered", delivered)
+        await running.until_delivered()
         assert len(stage.slack.messages["C0000000OPS"]) == 1
 
 
@@ -122,12 +117,7 @@ async def test_job_rows_lost_come_back(stage: Stage) -> None:
     stage.commit("one more")
     stage.slack.faults.add(status(500), path="*/auth.test")
     async with stage.daemon() as running:
-
-        async def tried() -> bool:
-            views = await running.views()
-            return "late" in views and views["late"].row.retries > 0
-
-        await running.until("late was tried", tried)
+        await running.until_view("late", "was tried", lambda v: v.row.retries > 0)
         await running.order("sync", "sn")
         await running.until("the order is done", lambda: _answered(running))
     stage.slack.faults.clear()
@@ -139,12 +129,11 @@ async def test_job_rows_lost_come_back(stage: Stage) -> None:
 
         async def done() -> bool:
             sent = await running.read(deliveries.listing)
-            left: list[Any] = await running.read(runs.unfinished)
+            left: list[Any] = [*await running.read(runs.unfinished), *await running.read(jobs.counts)]
             return {d.status for d in sent} == {DeliveryStatus.DELIVERED} and not left
 
-        await running.until("all work is done", done)
+        await running.until("all work is done and no job is left", done)
         assert len(stage.slack.messages["C0000000OPS"]) == 1
-        assert await running.read(jobs.counts) == []
 
 
 async def _answered(running: Running) -> bool:
@@ -157,15 +146,10 @@ async def test_delivery_left_sending_ends_when_lanes_are_lost(stage: Stage) -> N
         await all_synced(stage, running)
         stage.servicenow.put("incident", {"short_description": "Mail is down", "priority": "1"})
         await running.order("sync", "sn")
-
-        async def delivered() -> bool:
-            sent = await running.read(deliveries.listing)
-            return [d.status for d in sent] == [DeliveryStatus.DELIVERED]
-
-        await running.until("delivered", delivered)
+        await running.until_delivered()
     with closing(sqlite3.connect(stage.state / "reconciler.db", isolation_level=None)) as opened:
         opened.execute("UPDATE delivery SET status = 'sending', finished_at = NULL")
         opened.execute("DELETE FROM lane")
     async with stage.daemon() as running:
-        await running.until("delivered", delivered)
+        await running.until_delivered()
         assert len(stage.slack.messages["C0000000OPS"]) == 1

@@ -22,22 +22,15 @@ from reconciler.model.condition import ConditionType, Reason, Status, Truth
 from reconciler.model.event import Operation
 from reconciler.sdk.testing import faults
 from reconciler.sdk.testing.faults import Fault
-from reconciler.store import dataset, deliveries, journal, runs
+from reconciler.store import dataset, journal, runs
 from reconciler.store.database import Tx
 from reconciler.store.errors import StateLockedError
 from tests.e2e.forge import Forge
 from tests.e2e.keys import Keys
-from tests.e2e.stage import CANARY, ENV, Running, Stage, git
+from tests.e2e.stage import CANARY, ENV, PATIENCE, HurriedClock, Running, Stage, git
 
 TABLE = "/api/now/table/incident"
 RECORDS = 35
-
-
-class HurriedClock(SystemClock):
-    """Right, but it does not let anybody wait."""
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(min(seconds, 0.1))
 
 
 class JumpingClock(SystemClock):
@@ -66,33 +59,21 @@ async def synced_again(running: Running, name: str = "sn", **params: object) -> 
     """The view after one more run that a person asked for."""
     total = (await running.view(name)).row.total_syncs
     await running.order("sync", name, **params)
-
-    async def done() -> bool:
-        view = await running.view(name)
-        return view.row.total_syncs > total and view.running is None
-
-    await running.until("one more run is done", done)
-    return await running.view(name)
+    return await running.until_view(
+        name, "has done one more run", lambda v: v.row.total_syncs > total and v.running is None
+    )
 
 
-async def until_condition(running: Running, name: str, type_: ConditionType, reason: Reason) -> IntegrationView:
-    async def holds() -> bool:
-        view = (await running.views()).get(name)
-        return view is not None and type_ in view.conditions and view.conditions[type_].reason is reason
-
-    await running.until(f"{name} says {type_} {reason}", holds)
-    return await running.view(name)
+async def until_newer(running: Running, name: str, generation: int) -> None:
+    """A wish that came after that generation is in force."""
+    await running.until_view(
+        name, "follows a newer wish", lambda v: v.row.observed_generation == v.row.generation > generation
+    )
 
 
-async def until_connected(running: Running, *names: str) -> None:
+def is_up(view: IntegrationView) -> bool:
     """Connected and not stalled, however the last sync went."""
-
-    async def connected() -> bool:
-        views = await running.views()
-        up = [n for n in names if n in views and views[n].status in {Status.CONNECTED, Status.SYNCING}]
-        return len(up) == len(names) and not any(ConditionType.STALLED in views[n].conditions for n in names)
-
-    await running.until(f"{names} connected", connected)
+    return view.status in {Status.CONNECTED, Status.SYNCING} and ConditionType.STALLED not in view.conditions
 
 
 async def check_records(stage: Stage, running: Running) -> None:
@@ -162,7 +143,7 @@ async def test_a_fault_that_stays_fails_the_run_and_harms_no_record(
         await check_records(stage, running)
         stage.servicenow.faults.clear()
         await running.order("reconcile", "sn")
-        await until_connected(running, "sn")
+        await running.until_view("sn", "is connected", is_up)
         assert (await synced_again(running)).row.last_sync_result == "success"
 
 
@@ -205,15 +186,21 @@ async def test_rotated_credential_is_used_and_the_old_one_not_again(stage: Stage
         stage.servicenow.users["recon"] = "canary-rotated-password"
         encrypted(stage, keys, "canary-rotated-password")
         stage.commit("rotate")
-
-        async def reconnected() -> bool:
-            row = (await running.view("sn")).row
-            return row.generation > generation and row.observed_generation == row.generation
-
-        await running.until("sn is reconnected", reconnected)
+        await until_newer(running, "sn", generation)
         after = len(stage.servicenow.requests)
         assert (await synced_again(running)).row.last_sync_result == "success"
         assert passwords(stage, after) == {"canary-rotated-password"}
+
+
+async def test_outdated_connections_do_not_add_up(stage: Stage) -> None:
+    async with stage.daemon() as running:
+        await running.until_synced("sn")
+        for number in range(5):
+            stage.manifest("sn", **stage.servicenow_spec(display_name=f"Desk {number}"))
+            generation = (await running.view("sn")).row.generation
+            stage.commit(f"change {number}")
+            await until_newer(running, "sn", generation)
+        assert [len(outdated) for outdated in running.daemon.connections._retired.values()] == [1]
 
 
 @pytest.mark.parametrize("wrong", ["key", "tampered"])
@@ -229,13 +216,19 @@ async def test_unreadable_secret_stalls_only_its_integration(stage: Stage, wrong
     reason = Reason.KEY_MISSING if wrong == "key" else Reason.MAC_MISMATCH
     async with stage.daemon(env=keys.env) as running:
         await running.until_synced("chat")
-        view = await until_condition(running, "sn", ConditionType.SECRETS_DECRYPTED, reason)
+        view = await running.until_view("sn", f"says {reason}", lambda v: _secrets_reason(v) is reason)
         assert view.conditions[ConditionType.SECRETS_DECRYPTED].truth is Truth.FALSE
         assert view.status is not Status.CONNECTED
         encrypted(stage, keys, CANARY)
         stage.commit("mended")
         await running.until_synced("sn", "chat")
-        await until_connected(running, "sn", "chat")
+        for name in ("sn", "chat"):
+            await running.until_view(name, "is connected", is_up)
+
+
+def _secrets_reason(view: IntegrationView) -> Reason | None:
+    said = view.conditions.get(ConditionType.SECRETS_DECRYPTED)
+    return said.reason if said else None
 
 
 async def test_two_manifests_with_one_name_hold_the_name_and_others_go_on(stage: Stage) -> None:
@@ -290,7 +283,7 @@ async def test_database_locked_by_another_process_for_a_while(stage: Stage) -> N
             other.execute("BEGIN IMMEDIATE")
             await asyncio.sleep(1.5)
             other.execute("ROLLBACK")
-        await until_delivered(running, 1)
+        await running.until_delivered()
         assert len(stage.slack.messages["C0000000OPS"]) == 1
         await until_quiet(running)
 
@@ -307,21 +300,19 @@ async def test_disk_full_and_room_again(stage: Stage) -> None:
         stage.servicenow.put("incident", {"short_description": "Mail is down", "priority": "1"})
         await running.order("sync", "sn")
         await running.daemon.database.write(lambda tx: tx.execute(f"PRAGMA max_page_count = {pages + 4}").fetchone())
-        await asyncio.sleep(1.5)
+
+        async def met() -> bool:
+            failures = await running.read(lambda tx: tx.value("SELECT max(failures) FROM job"))
+            return bool(failures or running.daemon.loops.failing)
+
+        await running.until("somebody met the full disk", met)
         sn = (await running.view("sn")).row.id
         assert len(await running.read(lambda tx: list(dataset.log_after(tx, sn, 0, 1000)))) < RECORDS + 401
         await running.daemon.database.write(lambda tx: tx.execute("PRAGMA max_page_count = 1000000").fetchone())
-        await until_delivered(running, 1)
+        await running.until_delivered()
+        await until_quiet(running)  # the message may have left before the run that found its record is done
         await check_records(stage, running)
-        await until_quiet(running)
         assert await running.read(lambda tx: tx.value("PRAGMA integrity_check")) == "ok"
-
-
-async def until_delivered(running: Running, count: int) -> None:
-    async def delivered() -> bool:
-        return [d.status for d in await running.read(deliveries.listing)] == ["delivered"] * count
-
-    await running.until(f"{count} delivered", delivered)
 
 
 async def until_quiet(running: Running) -> None:
@@ -348,12 +339,8 @@ async def test_clock_jump(stage: Stage, days: int) -> None:
         for offset in (timedelta(days=days), timedelta()):
             clock.offset = offset
             total = (await running.view("sn")).row.total_syncs
-
-            async def goes_on(before: int = total) -> bool:
-                return (await running.view("sn")).row.total_syncs >= before + 2
-
-            await running.until("syncs go on", goes_on)
-            assert (await running.view("sn")).row.total_syncs < total + 10
+            view = await running.until_view("sn", "goes on", lambda v, n=total: v.row.total_syncs >= n + 2)  # type: ignore[misc]
+            assert view.row.total_syncs < total + 10
         await check_records(stage, running)
 
 
@@ -397,11 +384,7 @@ async def test_force_push_is_taken_over_and_told(stage: Stage) -> None:
         stage.manifest("chat", **stage.slack_spec(display_name="Rewritten"))
         stage.commit("rewritten")
         git(stage.repo, "branch", "-q", "-M", "fresh", "main")
-
-        async def taken() -> bool:
-            return (await running.view("chat")).row.display_name == "Rewritten"
-
-        await running.until("the new history is in force", taken)
+        await running.until_view("chat", "is rewritten", lambda v: v.row.display_name == "Rewritten")
         assert running.daemon.sources["main"].state.is_rewritten is True
         assert {v.status for v in (await running.views()).values()} == {Status.CONNECTED}
 
@@ -426,8 +409,8 @@ def test_sigterm_during_a_sync_ends_in_time_and_the_run_goes_on(stage: Stage) ->
     assert "Traceback" not in log.read_text()
 
 
-def _until(holds: Callable[[], object], patience: float = 20.0) -> None:
-    end = time.monotonic() + patience
+def _until(holds: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)

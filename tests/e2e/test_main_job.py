@@ -1,5 +1,6 @@
 """The main job with real parts: Git -> plan -> connect -> sync -> deliver, and back to nothing."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,17 +36,21 @@ async def test_incident_reaches_slack_once_and_first_sync_is_silent(stage: Stage
         stage.servicenow.put("incident", {"short_description": "Mail is down", "priority": "1"})
         stage.servicenow.put("incident", {"short_description": "Printer", "priority": "4"})
         await running.order("sync", "sn")
-
-        async def delivered() -> bool:
-            return any(d.finished_at for d in await running.read(deliveries.listing))
-
-        await running.until("the delivery is done", delivered)
+        await running.until_delivered()
         sent = await running.read(deliveries.listing)
         assert [(d.status, d.attempts) for d in sent] == [("delivered", 1)]
         assert ["Mail is down" in text for text in await _messages(stage)] == [True]
         assert stage.servicenow.violations == [] == stage.slack.violations
         view = await running.view("sn")
         assert (view.status, view.health, view.sync_status) == ("connected", "healthy", "healthy")
+
+
+async def test_plan_and_work_are_counted(stage: Stage) -> None:
+    async with stage.daemon() as running:
+        await running.until_synced("sn", "chat")
+        found = running.daemon.metrics.render().decode()
+    assert 'reconciler_plan_changes{action="connect"} 2.0\n' in found
+    assert float(re.findall(r'^reconciler_queue_adds_total{queue="work"} (.*)$', found, re.MULTILINE)[0]) >= 4
 
 
 async def test_apply_then_plan_shows_nothing(stage: Stage) -> None:
@@ -63,13 +68,9 @@ async def test_restart_syncs_nothing_twice_and_sends_nothing_again(stage: Stage)
         before = await running.read(lambda tx: tx.value("SELECT count(*) FROM version"))
     async with stage.daemon() as running:
         await running.daemon.taken.wait()
-        await running.order("sync", "sn", scope="full")
         total = (await running.view("sn")).row.total_syncs
-
-        async def again() -> bool:
-            return (await running.view("sn")).row.total_syncs > total
-
-        await running.until("one more sync", again)
+        await running.order("sync", "sn", scope="full")
+        await running.until_view("sn", "has synced once more", lambda v: v.row.total_syncs > total)
         assert await running.read(lambda tx: tx.value("SELECT count(*) FROM version")) == before
         assert await running.read(lambda tx: tx.value("SELECT count(*) FROM dataset_version")) == 2
 
@@ -79,11 +80,7 @@ async def test_removal_disconnects_keeps_records_and_leaves_lists(stage: Stage) 
         await running.until_synced("sn", "chat")
         (stage.repo / "chat.yaml").unlink()
         stage.commit("remove chat")
-
-        async def gone() -> bool:
-            return "chat" not in await running.views()
-
-        await running.until("chat is gone", gone)
+        await running.until_gone("chat")
         row = await running.read(lambda tx: tx.one("SELECT * FROM integration WHERE name = 'chat'"))
         assert row is not None
         assert (row["is_connected"], row["removed_at"] is not None) == (0, True)
@@ -96,20 +93,13 @@ async def test_emptied_repository_is_blocked_until_approved(stage: Stage) -> Non
         for name in ("sn", "chat"):
             (stage.repo / f"{name}.yaml").unlink()
         stage.commit("remove all")
-
-        async def blocked() -> str | None:
-            valid = (await running.view("sn")).conditions[ConditionType.VALID]
-            return valid.message if valid.reason is Reason.PRUNE_BLOCKED else None
-
-        message = await running.until("prune blocked", blocked)
+        view = await running.until_view(
+            "sn", "is kept", lambda v: v.conditions[ConditionType.VALID].reason is Reason.PRUNE_BLOCKED
+        )
         assert {v.status for v in (await running.views()).values()} == {Status.CONNECTED}
-        assert message is not None
+        message = view.conditions[ConditionType.VALID].message
         await running.order("approve", digest=message.rsplit(" ", 1)[-1])
-
-        async def empty() -> bool:
-            return not await running.views()
-
-        await running.until("both gone", empty)
+        await running.until_gone("sn", "chat")
 
 
 async def test_broken_manifest_keeps_its_last_good_spec_and_harms_nobody(stage: Stage) -> None:
@@ -120,14 +110,11 @@ async def test_broken_manifest_keeps_its_last_good_spec_and_harms_nobody(stage: 
         )
         stage.manifest("chat", **stage.slack_spec(display_name="Chat"))
         stage.commit("break sn, change chat")
-
-        async def told() -> bool:
-            views = await running.views()
-            valid = views["sn"].conditions[ConditionType.VALID]
-            return valid.truth is Truth.FALSE and views["chat"].row.display_name == "Chat"
-
-        await running.until("sn is invalid, chat has changed", told)
-        assert (await running.view("sn")).status is Status.CONNECTED
+        view = await running.until_view(
+            "sn", "is invalid", lambda v: v.conditions[ConditionType.VALID].truth is Truth.FALSE
+        )
+        await running.until_view("chat", "has changed", lambda v: v.row.display_name == "Chat")
+        assert view.status is Status.CONNECTED
 
 
 async def test_wrong_password_stalls_and_a_mended_one_recovers(stage: Stage) -> None:
@@ -137,15 +124,9 @@ async def test_wrong_password_stalls_and_a_mended_one_recovers(stage: Stage) -> 
     )
     stage.commit("wrong user")
     async with stage.daemon() as running:
-
-        async def stalled() -> bool:
-            views = await running.views()
-            return "sn" in views and ConditionType.STALLED in views["sn"].conditions
-
-        await running.until("sn is stalled", stalled)
-        view = await running.view("sn")
+        view = await running.until_view("sn", "is stalled", lambda v: ConditionType.STALLED in v.conditions)
         assert (view.status, view.ready.reason) == (Status.ERROR, Reason.AUTHENTICATION_FAILED)
-        assert (await running.view("chat")).ready.reason is Reason.DEPENDENCY_NOT_READY
+        await running.until_view("chat", "waits", lambda v: v.ready.reason is Reason.DEPENDENCY_NOT_READY)
         stage.manifest("sn", **stage.servicenow_spec())
         stage.commit("right user")
         await running.until_synced("sn", "chat")
@@ -156,18 +137,10 @@ async def test_disabled_disconnects_and_enabling_connects_again(stage: Stage) ->
         await running.until_synced("sn", "chat")
         stage.manifest("chat", **stage.slack_spec(enabled=False))
         stage.commit("disable chat")
-
-        async def disabled() -> bool:
-            return (await running.view("chat")).status is Status.DISCONNECTED
-
-        await running.until("chat is disconnected", disabled)
+        await running.until_view("chat", "is disconnected", lambda v: v.status is Status.DISCONNECTED)
         stage.manifest("chat", **stage.slack_spec())
         stage.commit("enable chat")
-
-        async def connected() -> bool:
-            return (await running.view("chat")).status is Status.CONNECTED
-
-        await running.until("chat is connected", connected)
+        await running.until_view("chat", "is connected", lambda v: v.status is Status.CONNECTED)
 
 
 async def test_forbidden_entity_is_partial_never_green(stage: Stage) -> None:
@@ -175,13 +148,7 @@ async def test_forbidden_entity_is_partial_never_green(stage: Stage) -> None:
     stage.manifest("sn", **stage.servicenow_spec(sync={"entities": ["incidents", "changes"]}))
     stage.commit("two entities, one denied")
     async with stage.daemon() as running:
-
-        async def ended() -> bool:
-            views = await running.views()
-            return "sn" in views and bool(views["sn"].row.last_sync_result)
-
-        await running.until("a sync of sn ended", ended)
-        view = await running.view("sn")
+        view = await running.until_view("sn", "has ended a sync", lambda v: v.row.last_sync_result)
         assert (view.row.last_sync_result, view.row.last_sync_reason) == ("partial", "PermissionDenied")
         assert (view.health, view.sync_status, view.row.last_sync_at) == ("degraded", "degraded", None)
         assert "changes" in view.row.last_sync_error
@@ -194,11 +161,7 @@ async def test_purge_policy_leaves_no_record(stage: Stage) -> None:
         await running.until_synced("sn", "chat")
         (stage.repo / "chat.yaml").unlink()
         stage.commit("remove chat")
-
-        async def gone() -> bool:
-            return "chat" not in await running.views()
-
-        await running.until("chat is gone", gone)
+        await running.until_gone("chat")
         row = await running.read(lambda tx: tx.one("SELECT id FROM integration WHERE name = 'chat'"))
         assert row is not None
         assert await running.read(lambda tx: dataset.log_after(tx, row["id"], 0, 10)) == []
@@ -208,14 +171,6 @@ async def test_suspend_and_resume(stage: Stage) -> None:
     async with stage.daemon() as running:
         await running.until_synced("sn", "chat")
         await running.order("suspend", "sn", reason="maintenance")
-
-        async def suspended() -> bool:
-            return (await running.view("sn")).ready.reason is Reason.SUSPENDED
-
-        await running.until("sn is suspended", suspended)
+        await running.until_view("sn", "is suspended", lambda v: v.ready.reason is Reason.SUSPENDED)
         await running.order("resume", "sn")
-
-        async def resumed() -> bool:
-            return (await running.view("sn")).status is Status.CONNECTED
-
-        await running.until("sn is connected again", resumed)
+        await running.until_view("sn", "is connected again", lambda v: v.status is Status.CONNECTED)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trustme
 
+from reconciler.control.view import IntegrationView
 from reconciler.model.condition import ConditionType, Reason, Status, Truth
 from simulators.servicenow import ServiceNow
 from tests.e2e.proxy import Proxy
@@ -57,15 +58,13 @@ def corporation(tmp_path: Path) -> Iterator[Corporation]:
 async def until_not_connected(running: Running, name: str, reason: Reason) -> str:
     """What status says when the integration has ended up not connected for that reason."""
 
-    async def told() -> str | None:
-        view = (await running.views()).get(name)
-        connected = view.conditions.get(ConditionType.CONNECTED) if view else None
-        if view is None or connected is None or connected.truth is Truth.TRUE or connected.reason is not reason:
-            return None
-        assert view.status is Status.ERROR
-        return view.message
+    def told(view: IntegrationView) -> bool:
+        connected = view.conditions.get(ConditionType.CONNECTED)
+        return connected is not None and connected.truth is not Truth.TRUE and connected.reason is reason
 
-    return str(await running.until(f"{name} says {reason}", told))
+    view = await running.until_view(name, f"says {reason}", told)
+    assert view.status is Status.ERROR
+    return view.message
 
 
 async def test_private_authority_for_the_daemon(corporation: Corporation) -> None:
@@ -147,12 +146,8 @@ async def test_proxy_that_refuses_is_told(corporation: Corporation) -> None:
     with Proxy("corp:right") as proxy:
         network = {"proxy": proxy.url, "ca_file": corporation.path("ca.pem")}
         async with corporation.stage.daemon(network=network) as running:
-
-            async def told() -> str | None:
-                view = (await running.views()).get("sn")
-                return view.message if view and view.status is Status.ERROR else None
-
-            assert "proxy" in str(await running.until("sn is told", told)).lower()
+            view = await running.until_view("sn", "is told", lambda v: v.status is Status.ERROR)
+            assert "proxy" in view.message.lower()
     assert corporation.servicenow.requests == []
 
 

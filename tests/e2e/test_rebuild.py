@@ -52,22 +52,11 @@ def remove(stage: Stage) -> None:
     stage.commit("remove gh")
 
 
-async def until_gone(running: Running) -> None:
-    async def gone() -> bool:
-        return bool(await running.read(lambda tx: row_of(tx, "gh")["removed_at"]))
-
-    await running.until("gh is let go", gone)
-
-
 async def reconciled(running: Running) -> None:
     """One more look at gh, asked for by a person."""
     before = (await running.view("gh")).row.probe_at
     await running.order("reconcile", "gh")
-
-    async def again() -> bool:
-        return (await running.view("gh")).row.probe_at != before
-
-    await running.until("gh was looked at again", again)
+    await running.until_view("gh", "was looked at again", lambda v: v.row.probe_at != before)
 
 
 async def test_fresh_state_adopts_the_webhook_and_makes_no_second(stage: Stage) -> None:
@@ -93,7 +82,7 @@ async def test_foreign_webhook_is_left_alone(stage: Stage) -> None:
         await running.until_synced("gh")
         assert {h["config"]["url"] for h in hooks(stage)} == {"https://elsewhere.example.org", HOOK_URL}
         remove(stage)
-        await until_gone(running)
+        await running.until_gone("gh")
     assert [h["config"]["url"] for h in hooks(stage)] == ["https://elsewhere.example.org"]
 
 
@@ -104,7 +93,7 @@ async def test_removal_follows_the_deletion_policy(stage: Stage, policy: str, le
     async with stage.daemon(public_url=PUBLIC_URL) as running:
         await running.until_synced("gh")
         remove(stage)
-        await until_gone(running)
+        await running.until_gone("gh")
         assert len(hooks(stage)) == left
         kept = await running.read(lambda tx: dataset.log_after(tx, row_of(tx, "gh")["id"], 0, 100))
         assert len(kept) == records
@@ -154,7 +143,7 @@ async def test_removed_while_no_daemon_ran(stage: Stage) -> None:
         await running.until_synced("gh", "sn")
     remove(stage)
     async with stage.daemon(public_url=PUBLIC_URL) as running:
-        await until_gone(running)
+        await running.until_gone("gh")
     assert hooks(stage) == []
 
 
@@ -169,15 +158,11 @@ async def test_removal_that_a_crash_interrupted_is_ended_by_the_next_daemon(stag
         await running.until_synced("gh", "sn")
         stage.github.faults.add(reset())
         remove(stage)
-
-        async def failing() -> bool:
-            return bool((await running.read(lambda tx: row_of(tx, "gh")))["retries"])
-
-        await running.until("leaving gh has failed", failing)
+        await running.until_view("gh", "could not be left", lambda v: v.row.retries > 0)
     stage.github.faults.clear()
     assert len(hooks(stage)) == 1
     async with stage.daemon(public_url=PUBLIC_URL, env=env) as running:
-        await until_gone(running)
+        await running.until_gone("gh")
     assert hooks(stage) == []
 
 
@@ -199,16 +184,12 @@ async def test_what_cannot_be_removed_any_more_is_named(stage: Stage) -> None:
         await running.until_synced("gh", "sn")
         stage.github.faults.add(reset())
         remove(stage)
-
-        async def failing() -> bool:
-            return bool((await running.read(lambda tx: row_of(tx, "gh")))["retries"])
-
-        await running.until("leaving gh has failed", failing)
+        await running.until_view("gh", "could not be left", lambda v: v.row.retries > 0)
     stage.github.faults.clear()
     (tip,) = stage.state.glob("git/*/tip.git")
     git(tip, "gc", "--quiet", "--prune=now")
     async with stage.daemon(public_url=PUBLIC_URL) as running:
-        await until_gone(running)
+        await running.until_gone("gh")
         gh = (await running.read(lambda tx: row_of(tx, "gh")))["id"]
         said = await running.read(lambda tx: journal.logs(tx, gh, level="error"))
         (left,) = [line.detail["left"] for line in said if "left" in line.detail]

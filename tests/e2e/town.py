@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reconciler.cli.main import main
+from reconciler.control import holdup
+from reconciler.control.holdup import Holdup
+from reconciler.model.ids import Ref
 from reconciler.store import integrations
 from reconciler.store.database import Tx, open_readonly
 from reconciler.store.errors import StoreVersionError
@@ -47,6 +50,15 @@ class Town:
             assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
             time.sleep(0.02)
         return value
+
+    def held(self, name: str) -> Holdup | None:
+        """Why no sync of it can start."""
+
+        def find(tx: Tx) -> Holdup | None:
+            row = integrations.find(tx, Ref("it-ops", name))
+            return holdup.of_integration(tx, row) if row else None
+
+        return self.read(find)
 
     def is_synced(self, *names: str) -> bool:
         if not (self.stage.state / "reconciler.db").is_file():

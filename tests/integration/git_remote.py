@@ -244,7 +244,37 @@ def ssh_server(sshd: str, folder: Path) -> Iterator[Sshd]:
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
     shutil.copy(folder / "user.pub", folder / "authorized_keys")
-    port = _free_port()
+    if os.getuid() == 0:  # sshd insists on it when it starts as root
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    process, port = _listening(sshd, folder)
+    try:
+        kind, key, *_ = (folder / "host.pub").read_text().split()
+        known = folder / "known_hosts"
+        known.write_text(f"[127.0.0.1]:{port} {kind} {key}\n")
+        yield Sshd(port, folder / "user", known, getpass.getuser())
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def _listening(sshd: str, folder: Path) -> tuple["subprocess.Popen[str]", int]:
+    """On a port that is free; sshd takes no port 0, so another process may be faster: then the next one."""
+    for _ in range(10):
+        port = _free_port()
+        (folder / "sshd_config").write_text(_sshd_config(folder, port))
+        command = [sshd, "-D", "-e", "-f", str(folder / "sshd_config")]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "Server listening" in line:
+                return process, port
+        process.communicate(timeout=10)
+    raise AssertionError(f"sshd did not start: {''.join(said)}")
+
+
+def _sshd_config(folder: Path, port: int) -> str:
     lines = {
         "Port": str(port),
         "ListenAddress": "127.0.0.1",
@@ -258,30 +288,7 @@ def ssh_server(sshd: str, folder: Path) -> Iterator[Sshd]:
         "PermitRootLogin": "prohibit-password",
         "AcceptEnv": "GIT_PROTOCOL",
     }
-    config = folder / "sshd_config"
-    config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
-    if os.getuid() == 0:  # sshd insists on it when it starts as root
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    process = subprocess.Popen([sshd, "-D", "-e", "-f", str(config)], stderr=subprocess.PIPE, text=True)
-    try:
-        _wait_for_sshd(process)
-        kind, key, *_ = (folder / "host.pub").read_text().split()
-        known = folder / "known_hosts"
-        known.write_text(f"[127.0.0.1]:{port} {kind} {key}\n")
-        yield Sshd(port, folder / "user", known, getpass.getuser())
-    finally:
-        process.terminate()
-        process.communicate(timeout=10)
-
-
-def _wait_for_sshd(process: "subprocess.Popen[str]") -> None:
-    said = []
-    assert process.stderr is not None
-    for line in process.stderr:
-        said.append(line)
-        if "Server listening" in line:
-            return
-    raise AssertionError(f"sshd did not start: {''.join(said)}")
+    return "".join(f"{name} {value}\n" for name, value in lines.items())
 
 
 def _free_port() -> int:

@@ -7,6 +7,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import watchfiles
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from reconciler.desired.folder_source import FolderSource
 from reconciler.desired.polling import poll
@@ -66,6 +68,24 @@ async def test_an_uncommitted_file_and_its_commit_are_picked_up_at_once(repo: Re
             pass
     assert source.last_good
     assert source.last_good.history("integrations/draft.yaml").created_by == "ada@example.test"
+
+
+async def test_where_the_system_gives_no_watch_the_interval_is_left(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> AsyncIterator[None]:
+        raise WatchfilesRustInternalError("error creating recommended watcher: Too many open files (os error 24)")
+
+    monkeypatch.setattr(watchfiles, "awatch", none_left)
+    clock = StepClock()
+    source = GitSource(SourceSettings(name="w", url=str(repo.root), ref="main"), tmp_path / "cache", clock)
+    async with aclosing(poll(source, clock, Random(1))) as stream:
+        await soon(stream)
+        head = repo.commit("second")
+        looking = asyncio.create_task(soon(stream))
+        await clock.slept(1)
+        await clock.advance(70)
+        assert (await looking).revision == head
 
 
 async def test_a_plain_folder_is_watched(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ In a test file (pytest with pytest-asyncio):
     class TestVendor(Conformance):
         case = VendorCase()
 
-Every check makes its own remote and room (milliseconds), runs once per entity, per shape of
-entity or per channel, and is skipped only where the
-connector's declaration or the case says that it cannot apply. What else a vendor does belongs in tests of its own, for
-which `trial.trial` gives the same surroundings.
+Every check makes its own remote and room (milliseconds), runs once per entity, per shape of entity or per channel, and is
+skipped only where the connector's declaration or the case says that it cannot apply. What else a vendor does belongs in
+tests of its own, for which `trial.trial` gives the same surroundings.
 """
 
 from typing import ClassVar

@@ -10,7 +10,7 @@ import pytest
 from reconciler.sdk.contract import Channel, Finds, Repeat
 from reconciler.sdk.errors import AmbiguousError, ConnectorError, RateLimitedError, RejectedError, TransientError
 from reconciler.sdk.testing.case import CANARY, Case, Dispatch, message
-from reconciler.sdk.testing.faults import Armed, Fault, lost_answer, stall, status
+from reconciler.sdk.testing.faults import Armed, Fault, lost_answer, stall, status, truncated
 from reconciler.sdk.testing.simulator import Simulator
 from reconciler.sdk.testing.trial import Trial, trial
 
@@ -40,8 +40,18 @@ class Delivering:
             assert parcel.arrived(t.sim) == 1
             assert not t.bench.leaks(CANARY, caught.value)
 
+    async def test_half_an_answer_is_not_repeated_blindly(self, channel: str) -> None:
+        async with trial(self.case) as t:
+            to, parcel = self._parcel(t, channel)
+            self._while_sending(t, to, truncated(), times=None)
+            try:
+                await t.connector.deliver(to, message(to, parcel.fields))
+            except ConnectorError as error:
+                assert to.repeat is Repeat.SAFE or isinstance(error, AmbiguousError), "it may have arrived: say so"
+            assert parcel.arrived(t.sim) == 1
+
     async def test_a_stall_after_sending_is_ambiguous(self, channel: str) -> None:
-        async with trial(self.case, read_timeout=timedelta(milliseconds=60), tries=1) as t:
+        async with trial(self.case, read_timeout=timedelta(milliseconds=500), tries=1) as t:
             to, parcel = self._parcel(t, channel)
             self._while_sending(t, to, stall(), times=None)
             with pytest.raises(TransientError) as caught:

@@ -1,8 +1,8 @@
 """Checks of bad days: refusals, limits, stalls and broken answers in the middle of a read.
 
 Called by pytest through `Conformance`, once per shape: entities that are read by the same code need not all have their bad
-day. Faults strike the second page, so that a reader that takes a broken
-answer for the end would bring some records and look healthy.
+day. Faults strike the second page, so that a reader that takes a broken answer for the end would bring some records and
+look healthy.
 """
 
 from datetime import timedelta

@@ -8,7 +8,7 @@ Not done: formats, security schemes, XML and multipart bodies, links and callbac
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,8 +24,6 @@ from referencing.jsonschema import DRAFT202012
 ROOT = "urn:description"
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 Query = Sequence[tuple[str, str]]
-Loosen = Callable[[str, str], bool]
-"""(operation, complaint) -> whether to let it pass: vendors' descriptions are at times stricter than the vendor."""
 
 
 def _nullable(schema: Any) -> bool:

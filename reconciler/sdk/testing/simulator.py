@@ -359,7 +359,8 @@ class Simulator:
         ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
         self._thread.start()
-        ready.wait(10)
+        if not ready.wait(30):
+            raise TimeoutError("the simulator does not start")
         return self
 
     def stop(self) -> None:

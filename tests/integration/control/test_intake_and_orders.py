@@ -17,7 +17,7 @@ from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.event import DeliveryStatus
 from reconciler.model.finding import Code, Finding
 from reconciler.model.manifest import Sync
-from reconciler.model.record import Scope
+from reconciler.model.record import LogLevel, Scope
 from reconciler.model.state import DesiredState
 from reconciler.sdk.errors import TransientError, UnauthorizedError
 from reconciler.sdk.live import NotConnectableError
@@ -216,7 +216,8 @@ async def _ask(world: World, kind: str, name: str | None = None, **params: objec
     row_id = (await world.row(name)).id if name else None
     at = rfc3339(world.clock.now())
     public = await world.db.write(lambda tx: journal.ask(tx, kind, row_id, params, "ada", at))
-    await Orders(world.db, world.clock).tick()
+    for carried in await Orders(world.db, world.clock).tick():
+        await world.stopper.end([int(asked.ref) for asked in carried.stop])
     answer = await world.read(lambda tx: journal.answer_of(tx, public))
     return dict(answer or {})
 
@@ -229,6 +230,27 @@ async def test_a_person_orders_a_sync_and_cancels_it(world: World) -> None:
     assert (run.scope, run.entities, run.since) == (Scope.FULL, ("tickets",), "2026-02-28T23:00:00.000000Z")
     assert (await _ask(world, "cancel-sync", run=made["run"]))["ok"] is True
     assert (await _ask(world, "cancel-sync", run=made["run"]))["ok"] is False
+    ended = await world.read(lambda tx: runs.get(tx, run.id))
+    assert ended is not None
+    assert (ended.state, ended.result, ended.reason) == ("done", "cancelled", Reason.CANCELLED)
+
+
+async def test_a_cancelled_run_is_told_once_whether_it_ran_or_waited(world: World) -> None:
+    await world.up()
+    waiting = await world.make_run()
+    running = await world.make_run()
+    lineage = runs.Lineage(1, "r1", "", "1")
+    await world.db.write(lambda tx: runs.start(tx, running.id, 1, lineage, rfc3339(world.clock.now())))
+    world.journal.lines.clear()
+    for run in (waiting, running):
+        assert (await _ask(world, "cancel-sync", run=run.public_id))["ok"] is True
+    counts = {"added": 0, "updated": 0, "deleted": 0, "unchanged": 0}
+    line = (LogLevel.INFO, "sync cancelled", {"reason": "Cancelled", "scope": "incremental", **counts})
+    assert world.journal.lines == [line, line]
+    assert world.halted == [waiting.id, running.id]
+    assert await world.read(runs.unfinished) == []
+    await world.stopper.end([waiting.id, running.id])
+    assert world.journal.lines == [line, line]
 
 
 @pytest.mark.parametrize(
@@ -262,6 +284,7 @@ async def test_reconcile_of_all_and_approve_ask_for_a_new_plan(world: World) -> 
     await world.db.write(lambda tx: journal.ask(tx, "approve", None, {"digest": "abc"}, "ada", at))
     carried = await Orders(world.db, world.clock).tick()
     assert [c.is_replan for c in carried] == [True, True]
+    assert [(c.kind, c.by) for c in carried] == [("reconcile", "ada"), ("approve", "ada")]
     assert await world.read(journal.approvals) == frozenset({"abc"})
 
 

@@ -277,8 +277,9 @@ async def test_a_request_that_is_declared_safe_is_retried() -> None:
 @pytest.mark.parametrize("status", [502, 504, 524])
 async def test_a_gateway_that_lost_the_answer_is_ambiguous_for_unsafe_requests(status: int) -> None:
     async with listening(reply(status, "<html>")) as server, rigged() as rig:
-        with pytest.raises(AmbiguousError):
+        with pytest.raises(AmbiguousError) as lost:
             await rig.post(server.url)
+        assert lost.value.why is Reason.REMOTE_UNAVAILABLE  # it did answer in time
         with pytest.raises(TransientError) as caught:
             await rig.get(server.url)
         assert not isinstance(caught.value, AmbiguousError)

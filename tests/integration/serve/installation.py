@@ -24,10 +24,12 @@ from reconciler.serve.metrics import Metrics
 from reconciler.serve.scrape import Scrape
 from reconciler.serve.server import Patience, Server
 from reconciler.serve.snapshot import Board
-from reconciler.store import integrations, runs
+from reconciler.store import conditions, integrations, probes, runs
+from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
-from reconciler.store.integrations import Applied, DesiredChange, ProbeRecord, Say
+from reconciler.store.integrations import Applied, DesiredChange
 from reconciler.store.migrations import migrate
+from reconciler.store.probes import ProbeRecord
 from reconciler.store.runs import Lineage, NewRun
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -96,14 +98,14 @@ def connect(tx: Tx, integration_id: int, latency_ms: float = 120.5) -> None:
     at = rfc3339(START)
     applied = Applied(row.generation, {}, row.desired_hash, "effective", {}, row.revision, row.type, "disconnect")
     assert integrations.record_applied(tx, integration_id, applied, at)
-    integrations.record_probe(tx, integration_id, ProbeRecord(is_good=True, latency_ms=latency_ms), at, at)
+    probes.record_probe(tx, integration_id, ProbeRecord(is_good=True, latency_ms=latency_ms), at, at)
     said = [Say(ConditionType.CONNECTED, Truth.TRUE, Reason.SUCCEEDED, "connected as robot")]
-    integrations.say(tx, integration_id, row.generation, said, at)
+    conditions.say(tx, integration_id, row.generation, said, at)
 
 
 def break_(tx: Tx, integration_id: int) -> None:
     said = [Say(ConditionType.CONNECTED, Truth.FALSE, Reason.AUTHENTICATION_FAILED, "401 from the remote")]
-    integrations.say(tx, integration_id, 1, said, rfc3339(START))
+    conditions.say(tx, integration_id, 1, said, rfc3339(START))
     integrations.record_failure(tx, integration_id, None)
 
 

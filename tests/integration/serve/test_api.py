@@ -127,16 +127,20 @@ async def test_references(installation: Installation) -> None:
     async with installation.client() as client:
         by_name = await client.get("/v1/integrations/sn")
         by_id = await client.get(f"/v1/integrations/{by_name.json()['id']}")
-        qualified = await client.get("/v1/integrations/it.slack-ops")
+        qualified = await client.get("/v1/integrations/it/slack-ops")
+        same = [await client.get(f"/v1/integrations/{ref}") for ref in ("it.slack-ops", "it%2Fslack-ops")]
+        elsewhere = await client.get("/v1/integrations/nowhere/sn")
         by_type = await client.get("/v1/integrations/servicenow")
         ambiguous = await client.get("/v1/integrations/slack-ops")
         missing = await client.get("/v1/integrations/nothing%0a%22")
     assert by_id.json() == by_name.json() == by_type.json()
     assert qualified.json()["workspace"] == "it"
+    assert [answer.json() for answer in same] == [qualified.json()] * 2
+    assert elsewhere.status_code == 404
     assert ambiguous.status_code == 409
     found = problem(ambiguous)
     assert found["code"] == "ambiguous-reference"
-    assert [c["ref"] for c in found["candidates"]] == ["default.slack-ops", "it.slack-ops"]
+    assert [c["ref"] for c in found["candidates"]] == ["default/slack-ops", "it/slack-ops"]
     assert missing.status_code == 404
     assert problem(missing)["code"] == "integration-not-found"
 

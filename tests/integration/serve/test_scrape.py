@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.model.clock import rfc3339
 from reconciler.model.finding import Code, Finding
+from reconciler.model.plan import Action
 from reconciler.model.record import Counts, RunResult
 from reconciler.sdk.http import Attempt
 from reconciler.serve.snapshot import Board
@@ -47,7 +48,7 @@ def exercise(installation: Installation) -> None:
     metrics.observe_job("sync", "success", 0.1)
     metrics.count_queue_add("work")
     metrics.count_queue_retry("work")
-    metrics.set_plan({"connect": 1})
+    metrics.set_plan({Action.CONNECT: 1})
 
 
 @pytest.mark.needs("promtool")

@@ -123,12 +123,18 @@ def test_answers_leave_at_once() -> None:
 
 
 async def test_stop_is_bounded_while_an_answer_hangs(installation: Installation) -> None:
-    installation.board.current = asyncio.Event().wait  # type: ignore[method-assign,assignment]
+    arrived = asyncio.Event()
+
+    async def never() -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    installation.board.current = never  # type: ignore[method-assign,assignment]
     server = installation.server(HASTY)
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
         hanging = asyncio.create_task(client.get("/v1/integrations"))
-        await asyncio.sleep(0.1)
+        await arrived.wait()
         async with asyncio.timeout(30):
             await server.stop()
         answer = await hanging

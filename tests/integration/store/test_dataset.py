@@ -3,7 +3,7 @@
 import pytest
 
 from reconciler.model.clock import rfc3339
-from reconciler.model.event import Operation
+from reconciler.model.event import Lifecycle, Operation
 from reconciler.model.record import Page, RunResult, Scope
 from reconciler.store import dataset, journal, runs
 from reconciler.store.dataset import FencedError, PageCommit
@@ -129,7 +129,7 @@ async def test_versions_only_when_something_changed_also_of_what_was_cancelled(u
     assert await up.db.write(lambda tx: runs.finish(tx, run, RunResult.SUCCESS, "Succeeded", "", at))
     run = await _run(up, fence=2)
     await _commit(up, run, _page(("a", "1")))
-    await up.db.write(lambda tx: runs.cancel(tx, run.id, "Cancelled", at))
+    await up.db.write(lambda tx: runs.cancel(tx, run.id, "Cancelled"))
     assert await up.db.write(lambda tx: runs.close_cancelled(tx, [run.id], at)) == [run.id]
     assert await up.db.write(lambda tx: runs.finish(tx, run, RunResult.SUCCESS, "Succeeded", "", at)) is False
     rows = await up.read(lambda tx: tx.all("SELECT number, added, connector FROM dataset_version"))
@@ -156,7 +156,7 @@ async def test_retention_passes_no_cursor_and_leaves_nothing_dangling(up: World)
         tx.execute("INSERT INTO reject (run_id, entity_id, key, payload, violations, at) VALUES (?, 1, 'k', x'00', '[]', ?)",
                    (run.id, old))  # fmt: skip
         for stamp in (old, old, at):
-            journal.emit(tx, row.id, "integration.connected", stamp, {})
+            journal.emit(tx, row.id, Lifecycle.CONNECTED, stamp, {})
             journal.write_logs(tx, [journal.LogLine(row.id, stamp, "info", "x", {})])
         made = create(tx, [NewDelivery("d1", "e", "t", old, None, "", "", row.id, "s", "safe", {})], old)
         create(tx, [NewDelivery("d2", "e", "t", at, None, "", "", row.id, "s", "safe", {})], at)
@@ -185,8 +185,10 @@ async def test_retention_passes_no_cursor_and_leaves_nothing_dangling(up: World)
             " AND integration_id = 1"
         ),
         "SELECT id FROM integration WHERE next_sync_at <= 'x' AND is_connected = 1 ORDER BY next_sync_at LIMIT 9",
+        "SELECT id FROM run WHERE state = 'done' AND finished_at < 'x' LIMIT 9",
+        "SELECT id FROM delivery WHERE finished_at < 'x' LIMIT 9",
     ],
 )
-async def test_what_is_asked_every_second_reads_no_table_through(up: World, question: str) -> None:
+async def test_what_is_asked_again_and_again_reads_no_table_through(up: World, question: str) -> None:
     plan = await up.read(lambda tx: [row[3] for row in tx.all(f"EXPLAIN QUERY PLAN {question}")])
     assert all("USING" in step and "INDEX" in step for step in plan)

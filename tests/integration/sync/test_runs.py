@@ -12,6 +12,7 @@ import pytest
 from reconciler.model.clock import rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.record import LogLevel, Page, Scope
+from reconciler.sdk.contract import Entity
 from reconciler.sdk.errors import ForbiddenError, RejectedError, TransientError, UnauthorizedError
 from reconciler.sdk.live import NotConnectableError
 from reconciler.store import jobs, runs
@@ -137,6 +138,18 @@ async def test_what_could_not_be_read_is_never_green(
     assert (await up.said())[C.FRESH].truth is Truth.TRUE
 
 
+async def test_a_fault_outside_of_reading_ends_the_run_and_says_so(up: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Desk, config: object) -> tuple[Entity, ...]:
+        raise KeyError("canary")
+
+    monkeypatch.setattr(Desk, "entities_of", broken)
+    run = await up.sync()
+    assert (run.state, run.result, run.reason) == ("done", "failed", Reason.INTERNAL_ERROR)
+    assert "KeyError in test_runs.py" in run.error
+    assert "canary" not in run.error
+    assert (await up.said())[C.FRESH].truth is Truth.FALSE
+
+
 async def test_a_part_that_a_person_chose_does_not_speak_for_the_whole(up: World) -> None:
     up.remote().forever["people"] = ForbiddenError("403")
     await up.sync()
@@ -245,8 +258,7 @@ async def test_cancelled_at_the_next_page_and_what_was_stored_stays_in_a_version
     run = await up.make_run()
 
     async def cancel() -> None:
-        at = rfc3339(up.clock.now())
-        await up.db.write(lambda tx: runs.cancel(tx, run.id, Reason.CANCELLED, at))
+        await up.db.write(lambda tx: runs.cancel(tx, run.id, Reason.CANCELLED))
 
     up.remote().faults["tickets", 2].append(cancel)
     ended = await up.go_on(run)

@@ -7,7 +7,8 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from reconciler.model.job import Claim, Job, Outcome
 from reconciler.store import jobs
 from reconciler.store.database import Tx
 from reconciler.store.errors import StoreFullError
+from reconciler.store.job_store import StoredJobs
 from tests.integration.work.world import World, settings, until
 
 PEER = Path(__file__).with_name("world.py")
@@ -233,6 +235,31 @@ async def test_a_job_that_lost_its_claim_is_stopped(world: World) -> None:
     assert overlapping(world.log()) == []
 
 
+async def test_a_lane_opens_again_when_the_engine_stops_a_job_while_it_is_settled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.settings = replace(world.settings, lease=timedelta(seconds=1))
+    world.body = world.until_released
+    finish = StoredJobs.finish
+
+    async def held_up(self: StoredJobs, claim: Claim, again_at: datetime | None, *, failed: bool) -> bool:
+        if claim.job_id == first.job_id:
+            await asyncio.Event().wait()
+        return await finish(self, claim, again_at, failed=failed)
+
+    monkeypatch.setattr(StoredJobs, "finish", held_up)
+    await world.put("x", "y", key="lane")
+    await world.launch()
+    await until(lambda: world.started == ["x"])
+    (first,) = world.work._hand.claims
+    assert await world.work.cancel("sync", "x")
+    await until(lambda: world.started == ["x", "y"])
+    (world.folder / "release").touch()
+    await until(lambda: world.ended == ["y"])
+    await world.stop()
+    assert await world.states() == {}
+
+
 async def test_a_database_locked_by_another_process_only_delays(world: World) -> None:
     world.db.close()
     await world.open(busy_timeout=timedelta(seconds=0.1))
@@ -270,3 +297,25 @@ async def test_a_full_disk_only_delays(world: World) -> None:
     await world.put("after")
     await until(lambda: world.ended == ["x", "after"])
     await world.stop()
+
+
+async def test_leaving_does_not_wait_for_a_store_that_does_not_answer(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.open(busy_timeout=timedelta(0))
+    await world.launch()
+    blocker = sqlite3.connect(tmp_path / "reconciler.db", isolation_level=None)
+    world.body = _locking(blocker)
+    await world.put("x")
+    await until(lambda: any(what == "store does not answer" for what, _, _ in world.reports))
+    began = world.clock.monotonic()
+    await world.stop(patience=timedelta(seconds=30))
+    took = world.clock.monotonic() - began
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    assert took < 30
+    assert await world.states() == {"x": "running"}
+    await world.launch()
+    world.body = world.at_once
+    await until(lambda: world.ended == ["x", "x"])
+    await world.stop()
+    world.db.close()

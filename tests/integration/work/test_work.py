@@ -1,6 +1,7 @@
 """The seam in one process: order, lanes, asks, failures, cancel, stop. Real engine, real files."""
 
 import asyncio
+import logging
 from datetime import timedelta
 
 import pytest
@@ -179,3 +180,20 @@ async def test_the_loop_can_use_threads_after_stop(world: World) -> None:
     await world.launch()
     await world.stop()
     assert await asyncio.to_thread(lambda: 7) == 7
+
+
+@pytest.mark.parametrize(("level", "said"), [(logging.INFO, set()), (logging.DEBUG, {"DEBUG"})])
+async def test_what_follows_from_cancelling_is_told_at_debug_only(
+    level: int, said: set[str], world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.body = world.until_released
+    await world.launch()
+    await world.put("x")
+    await until(lambda: world.started == ["x"])
+    caplog.set_level(level)  # the root's, as `log.level` of the settings sets it
+    caplog.handler.setLevel(logging.NOTSET)  # the daemon's own takes what the loggers let through
+    caplog.clear()
+    assert await world.work.cancel("sync", "x")
+    await until(lambda: world.cancelled == ["x"])
+    await world.stop()
+    assert {r.levelname for r in caplog.records if r.name == "dbos"} == said

@@ -15,7 +15,7 @@ from reconciler.store.migrations import migrate
 from reconciler.work.engine import Work
 from reconciler.work.settings import WorkSettings
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class MovableClock(SystemClock):

@@ -14,7 +14,7 @@ from reconciler.sdk import registry
 from tests.unit.desired.manifest_kit import TinyRegistry, check, desk
 
 FOLDER = Path(__file__).parents[3] / "schemas"
-CIPHER = "'ENC[AES256_GCM,data:q83v,iv:q83v,tag:q83v,type:str]'"
+CIPHER = f"'ENC[AES256_GCM,data:q83v,iv:{'q83v' * 10}q80=,tag:{'q83v' * 5}qw==,type:str]'"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ RIGHT = [
         sync="{every: 1h30m, entities: [tickets]}", drift="{mode: off}", objectives="{freshness: 30m}", depends_on="[b]"
     ),
     desk(
-        synchronizations="[{name: s, event_type: a.created, from: [b], action: post, template: x, map: {channel: c}}]"
+        synchronizations="[{name: s, event_type: ticket.created, from: [b], action: post, template: x, map: {channel: c}}]"
     ),
 ]
 WRONG = [

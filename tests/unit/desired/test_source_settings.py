@@ -179,6 +179,11 @@ def test_everything_secret_is_redacted_and_nothing_is_shown() -> None:
         ("error: inflate: data stream error\nfatal: loose object a is corrupt", Fault.CORRUPT, Reason.PROTOCOL_ERROR),
         ("fatal: detected dubious ownership in repository at '/r'", Fault.OWNERSHIP, Reason.PERMISSION_DENIED),
         ("fatal: transport 'ext' not allowed", Fault.REFUSED, None),
+        (
+            "error: unable to write file objects/ab/cd: No space left on device\nfatal: unpack-objects failed",
+            Fault.FULL,
+            Reason.STORE_FULL,
+        ),
         ("fatal: something new", Fault.FAILED, Reason.PROTOCOL_ERROR),
         ("", Fault.FAILED, None),
     ],

@@ -109,6 +109,15 @@ def test_of_two_equal_keys_the_first_counts() -> None:
     assert read_yaml(b"a: 1\na: 2").documents[0].tree == {"a": 1}
 
 
+def test_an_encrypted_comment_in_a_list_is_no_item() -> None:
+    content = (
+        b"l:\n- ENC[AES256_GCM,data:AA==,iv:AA==,tag:AA==,type:comment]\n- ENC[AES256_GCM,data:,type:str]\n- {x: 1}\n"
+    )
+    assert read_yaml(content).documents[0].tree == {"l": ["ENC[AES256_GCM,data:,type:str]", {"x": 1}]}
+    assert locate(content, 0, ("l", 0)) == (3, 3)
+    assert locate(content, 0, ("l", 1, "x")) == (4, 7)
+
+
 def test_limits_can_be_set() -> None:
     assert read_yaml(b"[1, 2, 3]", Limits(values=3)).problems[0].code is Code.YAML_LIMIT
     assert not read_yaml(b"[1, 2]", Limits(values=3)).problems

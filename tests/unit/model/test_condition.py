@@ -48,6 +48,8 @@ NO_KEY = _is(C.SECRETS_DECRYPTED, T.FALSE, R.KEY_MISSING)
         ([BROKEN], Status.ERROR, Health.UNKNOWN, T.FALSE),
         ([UP, LATE], Status.CONNECTED, Health.DEGRADED, T.FALSE),
         ([REFUSED, STALLED], Status.ERROR, Health.UNHEALTHY, T.FALSE),
+        ([UP, NO_KEY], Status.CONNECTED, Health.DEGRADED, T.FALSE),
+        ([NO_KEY], Status.ERROR, Health.UNKNOWN, T.FALSE),
         ([UP, NO_KEY, _is(C.STALLED, T.TRUE, R.KEY_MISSING)], Status.ERROR, Health.UNHEALTHY, T.FALSE),
         ([OFF, LATE], Status.DISCONNECTED, Health.UNKNOWN, T.FALSE),
         ([CONSENT], Status.PENDING_AUTH, Health.UNHEALTHY, T.FALSE),
@@ -61,6 +63,7 @@ def test_the_table(said: list[Condition], expected: Status, how: Health, is_read
     assert (status(by_type, is_syncing=False), health(by_type), ready(by_type, AT).truth) == (expected, how, is_ready)
     assert status(by_type, is_syncing=True) is (Status.SYNCING if expected is Status.CONNECTED else expected)
     assert violations(said, 1) == []
+    assert ready(by_type, AT).generation == (1 if said else 0)
 
 
 def test_stalled_is_the_first_reason_of_ready() -> None:

@@ -21,8 +21,10 @@ class Vault:
 
     def __init__(self) -> None:
         self.kept: dict[str, tuple[Secret, datetime | None]] = {}
+        self.reads = 0
 
     async def get(self, name: str) -> tuple[Secret, datetime | None] | None:
+        self.reads += 1
         return self.kept.get(name)
 
     async def put(self, name: str, value: Secret, expires_at: datetime | None) -> None:
@@ -98,6 +100,15 @@ async def test_a_token_without_an_end_is_kept_until_it_is_refused() -> None:
     desk.clock.advance(10**7)
     assert await signer.headers(desk.room) == {"Authorization": "Zoho token-1"}
     assert await signer.headers(desk.room, renew=True) == {"Authorization": "Zoho token-2"}
+
+
+async def test_a_request_with_a_kept_token_reads_it_once() -> None:
+    desk = Desk()
+    signer = Granted("main", Source(desk.clock))
+    await signer.headers(desk.room)
+    before = desk.tokens.reads
+    await signer.headers(desk.room)
+    assert desk.tokens.reads == before + 1
 
 
 async def test_concurrent_requests_share_one_fetch() -> None:

@@ -88,6 +88,17 @@ def test_a_token_obtained_later_is_masked_too() -> None:
     made.add("it-ops/servicenow", Secret("token-of-today"))
     made.add("it-ops/servicenow", "token-of-today")
     assert made.text("first-value-1 token-of-today") == f"{MASK} {MASK}"
+    made.forget("it-ops/servicenow")
+    assert made.text("first-value-1 token-of-today") == "first-value-1 token-of-today"
+
+
+def test_of_tokens_that_come_and_go_the_ones_in_use_stay_known() -> None:
+    made, gone = redactor("first-value-1"), [f"token-of-hour-{hour:04}" for hour in range(100)]
+    for token in gone:
+        made.add("it-ops/servicenow", token)
+        made.add("it-ops/servicenow", "refresh-token-of-always")
+    said = made.text(f"first-value-1 refresh-token-of-always {gone[-1]} {gone[-2]} {gone[0]}")
+    assert said == f"{MASK} {MASK} {MASK} {MASK} {gone[0]}"
 
 
 @pytest.mark.parametrize(

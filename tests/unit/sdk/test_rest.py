@@ -17,7 +17,7 @@ from reconciler.model.secret import Secret
 from reconciler.sdk.answer import HttpAnswer
 from reconciler.sdk.auth import Authenticator, Grant, Granted, bearer
 from reconciler.sdk.contract import Entity, NoAuth, Probe, Room, Settings
-from reconciler.sdk.errors import ForbiddenError, RejectedError, TransientError, UnauthorizedError
+from reconciler.sdk.errors import AmbiguousError, ForbiddenError, RejectedError, TransientError, UnauthorizedError
 from reconciler.sdk.paging import LinkHeader, NextToken, Offset, PageNumber, Pager, SinglePage
 from reconciler.sdk.rest import Partition, RestChannel, RestConnector, RestEntity, epoch, skew_of
 from tests.unit.sdk.test_auth import Vault
@@ -244,6 +244,21 @@ async def test_a_cursor_that_is_no_time_is_an_error(values: list[Any]) -> None:
         await pages(shop(lambda path, query: as_json({"items": items}))[0], entity(cursor="at"))
 
 
+async def test_a_cursor_below_the_newest_that_is_no_time_is_an_error_where_it_is_looked_at() -> None:
+    items = [{"id": 1, "at": changed(1)}, {"id": 2, "at": "0 o'clock"}]
+    what = entity(cursor="at", newest_first=True)
+    connector, _ = shop(lambda path, query: as_json({"items": items}))
+    with pytest.raises(TransientError, match="at is not a time"):
+        await pages(connector, what, request(since={"": rfc3339(START)}))
+
+
+@pytest.mark.parametrize("value", [1e20, -1e300, "soon", [1]])
+async def test_seconds_that_no_calendar_has_are_an_error(value: Any) -> None:
+    items = [{"id": 1, "at": value}]
+    with pytest.raises(TransientError, match="at is not a time"):
+        await pages(shop(lambda path, query: as_json({"items": items}))[0], entity(cursor="at", at=epoch))
+
+
 async def test_since_is_closed_widened_and_left_out_of_full_reads() -> None:
     what = entity(cursor="at", since=lambda at: {"changed_since": at.isoformat()}, params={"all": "1"})
     stored = {"": rfc3339(START)}
@@ -349,9 +364,14 @@ async def test_a_field_with_a_slash_is_a_path_and_nothing_else_escapes() -> None
     assert len(remote.asked) == 1
 
 
-async def test_a_receipt_that_is_missing_is_an_error() -> None:
-    connector, _ = shop(lambda path, query: as_json({"ok": True}))
-    with pytest.raises(RejectedError, match="named no id"):
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [(b'{"ok": true}', "names no id"), (b'{"id": ', "broken"), (b"", "empty"), (b"[" * 99_999, "broken")],
+    ids=["none", "half", "empty", "deep"],
+)
+async def test_an_answer_without_a_receipt_leaves_open_whether_the_message_arrived(body: bytes, said: str) -> None:
+    connector, _ = shop(lambda path, query: (201, body, {}))
+    with pytest.raises(AmbiguousError, match=said):
         await connector.deliver(channel("/x"), message())
 
 

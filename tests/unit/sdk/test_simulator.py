@@ -161,7 +161,7 @@ def vendor() -> Any:
 @pytest.fixture
 def client(vendor: Vendor) -> Any:
     headers = {"accept": "application/json", "authorization": "x"}
-    with httpx.Client(base_url=vendor.url, trust_env=False, timeout=0.5, headers=headers) as made:
+    with httpx.Client(base_url=vendor.url, trust_env=False, timeout=2, headers=headers) as made:
         yield made
 
 

@@ -135,8 +135,8 @@ def test_references() -> None:
     assert [e.key for e in resolve(board, "slack")] == [("default", "slack")]  # a name wins over a type
     assert [e.key for e in resolve(board, "teams")] == [("default", "three")]
     assert [e.key for e in resolve(board, "one")] == [("default", "one"), ("ops", "one")]
-    assert [e.key for e in resolve(board, "ops.one")] == [("ops", "one")]
+    assert [e.key for e in resolve(board, "ops.one")] == [e.key for e in resolve(board, "ops/one")] == [("ops", "one")]
     assert [e.key for e in resolve(board, "int_opsone")] == [("ops", "one")]
     assert len(resolve(board, "github")) == 2
     assert resolve(board, "nothing") == []
-    assert resolve(board, "ops.nothing") == []
+    assert resolve(board, "ops.nothing") == resolve(board, "ops/two") == resolve(board, "Not/a_name") == []

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from reconciler.model.plan import Action
 from reconciler.model.record import Counts
 from reconciler.sdk.budget import BudgetState
 from reconciler.sdk.http import Attempt
@@ -65,8 +66,8 @@ def test_reconciles_git_deliveries_and_queue() -> None:
 
 def test_a_new_plan_replaces_the_old() -> None:
     metrics = Metrics()
-    metrics.set_plan({"connect": 3, "purge": 1})
-    metrics.set_plan({"update": 2})
+    metrics.set_plan({Action.CONNECT: 3, Action.PURGE: 1})
+    metrics.set_plan({Action.UPDATE: 2})
     changes = {labels[0][1]: v for (name, labels), v in samples(metrics).items() if name == "reconciler_plan_changes"}
     assert changes == {"connect": 0, "update": 2, "reconnect": 0, "disconnect": 0, "purge": 0, "adopt": 0}
 
@@ -89,6 +90,13 @@ def test_budgets_show_the_smallest_of_a_host_and_no_fingerprint() -> None:
     assert not any("b.example" in str(key) or "f1f1" in str(key) for key in found)
     states.clear()
     assert not any(name.startswith("reconciler_rate_budget") for name, _ in samples(metrics))
+
+
+def test_a_store_that_refuses_is_seen() -> None:
+    totals = iter((0, 3, 3, 4))
+    metrics = Metrics(refused=lambda: next(totals))
+    seen = [samples(metrics)["reconciler_store_refused_writes_total", ()] for _ in range(4)]
+    assert seen == [0, 3, 3, 4]
 
 
 def test_process_and_build_are_there() -> None:

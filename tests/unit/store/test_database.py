@@ -55,6 +55,18 @@ async def test_rows_by_name_and_position(db: Database) -> None:
     assert await db.write(lambda tx: tx.rowcount("DELETE FROM t WHERE a > :a", a=0)) == 2
 
 
+async def test_text_that_is_no_unicode_is_kept_spelled_out(db: Database) -> None:
+    """File names, authors and mail servers may be older than UTF-8; none of them may keep everything else from being written."""
+
+    def write(tx: Tx) -> None:
+        insert(tx, "caf\udce9")
+        tx.executemany("INSERT INTO t (b) VALUES (?)", [("one",), ("\udcff.yaml",), ("two",), ("\ud800",)])
+
+    await db.write(write)
+    kept = await db.read(lambda tx: [text for (text,) in tx.all("SELECT b FROM t ORDER BY a")])
+    assert kept == [r"caf\udce9", "one", r"\udcff.yaml", "two", r"\ud800"]
+
+
 async def test_a_failed_transaction_leaves_nothing_and_the_connection_works(db: Database) -> None:
     def fails(tx: Tx) -> None:
         insert(tx, "x")
@@ -103,7 +115,9 @@ async def test_a_full_disk_is_said_and_undone(db: Database) -> None:
     await db.write(lambda tx: tx.value("PRAGMA max_page_count=4"))
     with pytest.raises(StoreFullError, match=r"with space.*free space"):
         await db.write(lambda tx: tx.executemany("INSERT INTO t (b) VALUES (?)", [("x" * 90_000,)]))
+    assert db.refused == 1
     assert await db.write(lambda tx: insert(tx, "small")) == 1
+    assert db.refused == 1
 
 
 async def test_a_lock_held_too_long_is_said_and_the_next_write_works(db: Database) -> None:
