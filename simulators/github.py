@@ -172,7 +172,8 @@ class GitHub(GitHubState):
         since = call.query.get("since", "")
         found = [r for r in found if not since or since <= r["updated_at"]]
         key = {"updated": "updated_at"}.get(call.query.get("sort", ""), "created_at")
-        found.sort(key=lambda r: (r[key], r["id"]), reverse=call.query.get("direction", "desc") == "desc")
+        usual = "asc" if part == "comments" else "desc"
+        found.sort(key=lambda r: (r[key], r["id"]), reverse=call.query.get("direction", usual) == "desc")
         rewritten = f"/repositories/{repo.shape['id']}/{part}" if self.rewrites_links else ""
         return self._page(call, found, path=rewritten)
 

@@ -278,6 +278,7 @@ async def test_a_renamed_repository_is_followed() -> None:
         t.sim.moved["acme/old"] = SHOP
         assert (await read(t, "issues")).keys == {key}
         assert (await read(t, "repositories")).keys == {str(shop(t.sim).shape["id"])}
+        assert [line.message for line in t.bench.log] == [f"acme/old is called {SHOP} now: change the manifest"]
         channel = t.connector.channel("comment_issue")
         assert channel
         with pytest.raises(RejectedError, match="redirect"):
@@ -422,6 +423,30 @@ async def test_texts_carry_the_delivery_and_nothing_else_of_ours() -> None:
         await t.connector.deliver(channel, message(channel, {"repository": SHOP, "title": "T", "body": "B"}))
         sent = json.loads(t.sim.requests[-1].body)
         assert sent == {"title": "T", "body": "B\n\n<!-- reconciler:dlv-1 -->", "labels": [], "assignees": []}
+
+
+async def test_a_branch_is_that_of_commits_and_of_nothing_else() -> None:
+    async with trial(CASE, config={"branch": "release"}) as t:
+        for name in ("commits", "issues"):
+            t.seed(t.entity(name), 1)
+            await read(t, name)
+        asked = {call.url_path.rpartition("/")[2]: call.query.get("sha") for call in t.sim.requests}
+        assert (asked["commits"], asked["issues"]) == ("release", None)
+
+
+async def test_what_arrived_is_found_behind_older_ones_and_after_it_was_closed() -> None:
+    async with trial(CASE) as t:
+        CASE.dispatch(t.sim, GitHub.channels[0])
+        t.sim.put_comment(shop(t.sim), 1, START - timedelta(days=1), 7, body="older")
+        for name in ("comment_issue", "create_issue"):
+            channel = t.connector.channel(name)
+            assert channel
+            parcel = message(channel, CASE.dispatch(t.sim, channel).fields, is_repeat=True, at=t.clock.now())
+            receipt = await t.connector.deliver(channel, parcel)
+            if name == "create_issue":
+                shop(t.sim).issues[int(receipt.remote_id)]["state"] = "closed"
+            assert isinstance(t.connector, GitHub)
+            assert await t.connector.find(channel, parcel) == receipt
 
 
 async def test_an_older_status_of_the_same_words_is_not_taken_for_ours() -> None:

@@ -421,10 +421,11 @@ async def test_refresh_tokens_rotate_and_are_kept() -> None:
 
 
 async def test_a_probe_compares_scopes_and_looks_at_the_channels() -> None:
-    channels = {"default_channel": "C000000001", "channels": ["C000000002", "C000000003"]}
+    channels = {"default_channel": "C000000001", "channels": ["C000000002", "C000000003", "C000000004"]}
     async with trial(CASE, config=channels) as t:
         t.sim.put_channel("C000000001", START, is_archived=True)
         t.sim.put_channel("C000000002", START, is_member=False)
+        t.sim.put_channel("C000000004", START)
         t.sim.tokens[TOKEN] = SCOPES.replace("groups:read,", "")
         probe = await t.connector.probe()
         assert (probe.identity, probe.account) == ("recon-bot", "Acme")
@@ -434,6 +435,11 @@ async def test_a_probe_compares_scopes_and_looks_at_the_channels() -> None:
         assert "C000000001 is archived" in archived
         assert "C000000002: the app is no member" in stranger
         assert "channel_not_found" in unknown
+        assert set(probe.entities) == {"users", "channels", "members", "messages"}
+    async with trial(CASE, config={"channels": []}) as t:
+        assert set((await t.connector.probe()).entities) == {"users", "channels"}, (
+            "nothing says where to look for others"
+        )
 
 
 VECTORS = [

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from reconciler.cli.main import COMMANDS
 from reconciler.model.condition import ConditionType, Reason, Status
+from reconciler.model.event import Lifecycle
 from reconciler.model.manifest import Integration, Synchronization, Workspace
 from reconciler.serve.exposition import INTEGRATION_FAMILIES
 from reconciler.serve.metrics import Metrics
@@ -85,6 +86,11 @@ def test_the_metrics_exist() -> None:
     named = set(re.findall(r"`(reconciler_[a-z_]+)`", text("docs/operations.md")))
     of_the_process = set(re.findall(r"^# TYPE (\S+)", Metrics().render().decode(), re.MULTILINE))
     assert named - {family.name for family in INTEGRATION_FAMILIES} - of_the_process == set()
+
+
+def test_every_event_of_integrations_is_explained() -> None:
+    named = set(re.findall(r"`((?:integration|sync)\.[a-z]+)`", text("docs/manifests.md")))
+    assert named == {str(event) for event in Lifecycle}
 
 
 def test_the_table_of_commands_is_the_help() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from reconciler.sdk.contract import Channel, Finds, Repeat
 from reconciler.sdk.errors import AmbiguousError, ConnectorError, RateLimitedError, RejectedError, TransientError
+from reconciler.sdk.rest import RestChannel
 from reconciler.sdk.testing.case import CANARY, Case, Dispatch, message
 from reconciler.sdk.testing.faults import Armed, Fault, lost_answer, stall, status, truncated
 from reconciler.sdk.testing.simulator import Simulator
@@ -26,6 +27,7 @@ class Delivering:
             assert parcel.arrived(t.sim) == 0
             receipt = await t.connector.deliver(to, message(to, parcel.fields))
             assert receipt.remote_id, "a receipt names what the remote made of it"
+            assert receipt.url or not isinstance(to, RestChannel) or not to.link, "its address is not where `link` says"
             assert parcel.arrived(t.sim) == 1
             assert not t.bench.leaks(CANARY, receipt)
 
