@@ -209,8 +209,16 @@ class Orders:
         self._is_observing = is_observing
 
     async def tick(self) -> list[Carried]:
-        open_orders = await self._database.read(journal.open_requests)
-        return [replace(await self._carry_out(o), kind=o.kind, by=o.requested_by) for o in open_orders]
+        """What was carried out; where the store fails in between, the rest stays open for the next call."""
+        done: list[Carried] = []
+        for order in await self._database.read(journal.open_requests):
+            try:
+                done.append(replace(await self._carry_out(order), kind=order.kind, by=order.requested_by))
+            except StoreError:
+                if not done:
+                    raise
+                break
+        return done
 
     async def _carry_out(self, order: OperatorRequest) -> Carried:
         now = self._clock.now()

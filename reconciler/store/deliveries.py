@@ -330,14 +330,15 @@ def unrouted(tx: Tx) -> list[tuple[int, int]]:
 
 def set_routed(tx: Tx, integration_id: int, before: int, after: int) -> bool:
     """Move the cursor; False where another router was faster: then nothing of this transaction may stay."""
-    return bool(
-        tx.rowcount(
-            "UPDATE integration SET routed_seq = :a WHERE id = :i AND routed_seq = :b",
-            a=after,
-            i=integration_id,
-            b=before,
-        )
+    moved = tx.rowcount(
+        "UPDATE integration SET routed_seq = :a WHERE id = :i AND routed_seq = :b", a=after, i=integration_id, b=before
     )
+    tx.execute(
+        "UPDATE run SET step = 'update' WHERE integration_id = :i AND step = 'route'"
+        " AND EXISTS (SELECT 1 FROM integration n WHERE n.id = :i AND n.seq = n.routed_seq)",
+        {"i": integration_id},
+    )
+    return bool(moved)
 
 
 # written out in every question about open deliveries, so that they are answered from the index of just these

@@ -322,13 +322,20 @@ def restart_entity(tx: Tx, run_id: int, entity_id: int) -> None:
     )
 
 
+# What it changed may still have to become events: the router takes the last step, in the transaction of its cursor.
+_LAST_STEP = (
+    "CASE WHEN EXISTS (SELECT 1 FROM integration i WHERE i.id = run.integration_id AND i.seq > i.routed_seq)"
+    " THEN 'route' ELSE 'update' END"
+)
+
+
 def finish(tx: Tx, run: Run, result: RunResult, reason: str, error: str, at: str, *, is_whole: bool = True) -> bool:
     """Close the run and tell the integration; `last_sync_at` moves only on success. False where it was fenced.
 
     A run that is not whole (a person chose some entities) says nothing of how the integration as a whole stands.
     """
     touched = tx.rowcount(
-        "UPDATE run SET state = 'done', step = 'update', result = :result, reason = :reason, error = :error,"
+        f"UPDATE run SET state = 'done', step = {_LAST_STEP}, result = :result, reason = :reason, error = :error,"
         " finished_at = :at, is_cancelling = 0 WHERE id = :id AND state <> 'done' AND fence = :fence",
         result=result,
         reason=reason,

@@ -12,7 +12,7 @@ from typing import Any
 
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import Reason
-from reconciler.model.record import LogLevel, Page, ReadRequest, Scope
+from reconciler.model.record import LogLevel, Page, ReadRequest, Scope, Step
 from reconciler.sdk.contract import Deletes, Entity
 from reconciler.sdk.errors import RejectedError, TransientError
 from reconciler.sdk.live import Journal, Live
@@ -202,6 +202,7 @@ async def _complete(reading: Reading, progress: EntityProgress, seen: Mapping[st
             _sweep(tx, reading, commit)
         dataset.fence(tx, commit.run_id, commit.fence)
         runs.complete_entity(tx, reading.run, progress, seen, commit.at)
+        runs.set_step(tx, reading.run.id, Step.VERSION)
 
     await reading.database.write(close)
 

@@ -6,8 +6,8 @@ Everything is real (Git, HTTP, SQLite, the job engine); only the place is small.
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -189,6 +189,19 @@ class Stage:
             yield Running(daemon)
         finally:
             await daemon.stop()
+
+
+@contextmanager
+def two_of_them(root: Path, records: int) -> Iterator[Stage]:
+    """ServiceNow `sn` with that many incidents, read in pages of ten, and Slack `chat`; committed."""
+    made = Stage(root)
+    with made.servicenow, made.slack:
+        for number in range(records):
+            made.servicenow.put("incident", {"short_description": f"Old {number}", "priority": "3"})
+        made.manifest("sn", **made.servicenow_spec(sync={"entities": ["incidents"], "page_size": 10}))
+        made.manifest("chat", **made.slack_spec())
+        made.commit()
+        yield made
 
 
 class Running:

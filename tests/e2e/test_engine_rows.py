@@ -11,20 +11,14 @@ import pytest
 from reconciler.model.event import DeliveryStatus, Operation
 from reconciler.sdk.testing.faults import slow, status
 from reconciler.store import dataset, deliveries, jobs, runs
-from tests.e2e.stage import Running, Stage
+from tests.e2e.stage import Running, Stage, two_of_them
 
 RECORDS = 60
 
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    made = Stage(tmp_path)
-    with made.servicenow, made.slack:
-        for number in range(RECORDS):
-            made.servicenow.put("incident", {"short_description": f"Old {number}", "priority": "3"})
-        made.manifest("sn", **made.servicenow_spec(sync={"entities": ["incidents"], "page_size": 10}))
-        made.manifest("chat", **made.slack_spec())
-        made.commit()
+    with two_of_them(tmp_path, RECORDS) as made:
         yield made
 
 

@@ -27,7 +27,7 @@ from reconciler.store.database import Tx
 from reconciler.store.errors import StateLockedError
 from tests.e2e.forge import Forge
 from tests.e2e.keys import Keys
-from tests.e2e.stage import CANARY, ENV, PATIENCE, HurriedClock, Running, Stage, git
+from tests.e2e.stage import CANARY, ENV, PATIENCE, HurriedClock, Running, Stage, git, two_of_them
 
 TABLE = "/api/now/table/incident"
 RECORDS = 35
@@ -45,13 +45,7 @@ class JumpingClock(SystemClock):
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    made = Stage(tmp_path)
-    with made.servicenow, made.slack:
-        for number in range(RECORDS):
-            made.servicenow.put("incident", {"short_description": f"Old {number}", "priority": "3"})
-        made.manifest("sn", **made.servicenow_spec(sync={"entities": ["incidents"], "page_size": 10}))
-        made.manifest("chat", **made.slack_spec())
-        made.commit()
+    with two_of_them(tmp_path, RECORDS) as made:
         yield made
 
 

@@ -1,7 +1,7 @@
 """From a revision to due work, the clock that makes runs, freshness, and what a person may ask for."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -22,7 +22,9 @@ from reconciler.model.state import DesiredState
 from reconciler.sdk.errors import TransientError, UnauthorizedError
 from reconciler.sdk.live import NotConnectableError
 from reconciler.store import deliveries, integrations, journal, runs
+from reconciler.store.database import Tx
 from reconciler.store.deliveries import NewDelivery
+from reconciler.store.errors import StoreFullError
 from tests.desk import FakeBook, World, desired
 
 C = ConditionType
@@ -369,3 +371,24 @@ async def test_apply_then_plan_shows_nothing_whatever_the_state(world: World) ->
     assert [(a.ref.name, a.action, {c.path for c in a.changes}) for a in taken.plan.actions] == [
         ("held", "update", {"display_name", "suspend"})
     ]
+
+
+async def test_what_was_carried_out_before_the_store_failed_is_still_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.up()
+    at = rfc3339(world.clock.now())
+    row = await world.row()
+    for _ in range(2):
+        await world.db.write(lambda tx: journal.ask(tx, "reconcile", row.id, {}, "ada", at))
+    orders, write, calls = Orders(world.db, world.clock), world.db.write, iter((True, False))
+
+    async def once(query: Callable[[Tx], object], **more: bool) -> object:
+        if next(calls):
+            return await write(query, **more)
+        raise StoreFullError("no room left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.db, "write", once)
+        assert len(await orders.tick()) == 1
+    assert len(await orders.tick()) == 1

@@ -1,8 +1,12 @@
 """The command line as a whole: every option is explained, and every mistyped word comes with what was meant."""
 
 import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +79,13 @@ def test_settings_of_a_repository_need_one(capsys: pytest.CaptureFixture[str], m
     monkeypatch.delenv("RECONCILER_REPO", raising=False)
     for words in (("run", "--ref", "main"), ("apply", "--path", "x"), ("test", "sn", "--ref", "main")):
         assert "--ref and --path say more about --repo; give that too" in _refused(capsys, *words)
+
+
+def test_a_file_whose_name_is_no_unicode_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.yaml")).write_text("kind: Integration\n")
+    words = [sys.executable, "-m", "reconciler", "validate", str(tmp_path)]
+    said = subprocess.run(
+        words, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    )
+    assert said.returncode == 1
+    assert b"\\udcff.yaml:1:1: missing-field" in said.stdout
