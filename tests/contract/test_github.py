@@ -406,6 +406,9 @@ async def test_a_probe_of_an_app_tells_missing_permissions() -> None:
         missing = set((await t.connector.probe()).missing)
         assert {"issues:write", "contents:read", "repository_hooks:write"} <= missing
         assert not {"issues:read", "metadata:read"} & missing
+        t.sim.installations[7].permissions = PERMISSIONS
+        probe = await t.connector.probe()
+        assert (probe.missing, probe.identity.partition(" on ")[2]) == ((), "acme")
 
 
 async def test_without_a_public_url_nothing_is_registered_and_the_probe_says_so() -> None:

@@ -310,10 +310,24 @@ async def test_an_incident_bears_our_mark() -> None:
     async with trial(TestServiceNow.case) as t:
         channel = ServiceNow.channel("create_incident")
         assert channel is not None
-        receipt = await t.connector.deliver(channel, message(channel, {"short_description": "x"}))
+        fields = {"short_description": "x", "urgency": "2", "values": {"u_source": "kit", "urgency": "3"}}
+        receipt = await t.connector.deliver(channel, message(channel, fields))
         row = t.sim.tables["incident"][receipt.remote_id]
+        assert (row["short_description"], row["urgency"], row["u_source"]) == ("x", "2", "kit")
         assert (row["correlation_id"], row["correlation_display"]) == ("reconciler:dlv-1", "kit/under-test")
         assert receipt.url == f"{t.sim.url}/nav_to.do?uri=incident.do%3Fsys_id={receipt.remote_id}"
+
+
+async def test_a_ci_is_sent_with_its_relations_and_where_it_is_known_from() -> None:
+    async with trial(TestServiceNow.case) as t:
+        channel = ServiceNow.channel("create_ci")
+        assert channel is not None
+        fields = TestServiceNow.case.dispatch(t.sim, channel).fields
+        for source in ({}, {"source": "Manual Entry"}):
+            receipt = await t.connector.deliver(channel, message(channel, {**fields, **source}))
+            assert receipt.url == f"{t.sim.url}/nav_to.do?uri=cmdb_ci_server.do%3Fsys_id={receipt.remote_id}"
+            sent = {"source": "ServiceNow", **fields, **source}
+            assert t.sim.requests[-1].json == sent
 
 
 async def test_a_sign_on_page_before_the_token_endpoint_is_transient() -> None:
