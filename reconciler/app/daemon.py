@@ -64,6 +64,7 @@ from reconciler.store.errors import StoreError
 from reconciler.store.job_store import StoredJobs
 from reconciler.store.journal import SourceRow
 from reconciler.store.migrations import migrate
+from reconciler.store.sqlite import Sqlite
 from reconciler.store.state_directory import StateDirectory
 from reconciler.sync.run import Syncer
 from reconciler.work.engine import Work
@@ -123,7 +124,7 @@ class Daemon:
     async def start(self) -> None:
         """Everything up and running; raises SettingsError, StoreError or OSError with a message for a person."""
         self.state.acquire()
-        self.database = Database.open_sqlite(self.state.database, self.clock)
+        self.database = Database(Sqlite(self.state.database, self.clock))
         await migrate(self.database)
         await self._note_observing()
         self._wire()

@@ -58,7 +58,7 @@ def applied_state(state_dir: Path) -> tuple[ObservedState, frozenset[str]] | Non
         return None
     # The plan between two revisions needs no store, and most plans are of that kind.
     from reconciler.store import integrations, journal
-    from reconciler.store.database import open_readonly
+    from reconciler.store.location import open_readonly
     from reconciler.store.migrations import check_version
 
     with open_readonly(database) as tx:

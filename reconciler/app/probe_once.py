@@ -39,10 +39,12 @@ from reconciler.sdk.network import TlsContexts
 from reconciler.sdk.redact import Redactor
 from reconciler.settings import Settings
 from reconciler.store import integrations, inventory
-from reconciler.store.database import Database, open_readonly
+from reconciler.store.database import Database
 from reconciler.store.integrations import DesiredChange
 from reconciler.store.inventory import Sealed
+from reconciler.store.location import open_readonly
 from reconciler.store.migrations import check_version, migrate
+from reconciler.store.sqlite import Sqlite
 from reconciler.store.state_directory import StateDirectory
 
 DEADLINE = timedelta(seconds=60)
@@ -115,7 +117,7 @@ class _Bench:
             cache=DecryptionCache(),
         )
         self._book = SourceBook(source_inputs(settings, self._policy), resolver, redactor)
-        self._database = Database.open_sqlite(scratch / "reconciler.db", self._clock)
+        self._database = Database(Sqlite(scratch / "reconciler.db", self._clock))
         self._pool: ConnectionPool | None = None
 
     async def close(self) -> None:

@@ -36,7 +36,7 @@ def state_dir(args: argparse.Namespace) -> Path:
 @contextmanager
 def reading(args: argparse.Namespace) -> "Iterator[Tx]":
     """One snapshot of the daemon's store, also while it works."""
-    from reconciler.store.database import open_readonly
+    from reconciler.store.location import open_readonly
     from reconciler.store.migrations import check_version
 
     path = state_dir(args) / "reconciler.db"
@@ -96,7 +96,7 @@ def order(args: argparse.Namespace, kind: str, integration_id: int | None, param
 
 
 def _write(folder: Path, call: "Callable[[Tx], str]") -> str:
-    from reconciler.store.database import write_once
+    from reconciler.store.location import write_once
 
     return write_once(folder / "reconciler.db", call)
 

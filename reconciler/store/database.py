@@ -1,31 +1,26 @@
 """Transactions: query functions come in, their results go out. Every room reaches the database through here.
 
 A query function is plain synchronous code `fn(tx) -> T`; `Database.write` and `Database.read` run it in a thread of
-this module's own (never `asyncio.to_thread`: the job engine replaces the loop's executor) inside one transaction.
-One writer thread, because SQLite has one writer anyway; a few readers, which never wait for it (WAL).
-Not done here: retries (a failed transaction is undone and the caller decides), statements, migrations.
+this module's own (never `asyncio.to_thread`: the job engine replaces the loop's executor) inside one transaction. It
+changes nothing but rows, because where several processes write it may be run again from its start.
+What a connection is, how transactions begin and what errors mean is in `sqlite` and `postgres`. Not done here: statements,
+migrations.
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from datetime import datetime, timedelta
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, closing
+from datetime import datetime
 from queue import SimpleQueue
-from typing import Any, Protocol, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Literal, Protocol, TypeVar
 
-from reconciler.model.clock import Clock, SystemClock
-from reconciler.store.dialect import SQLITE, DialectName, statement
-from reconciler.store.errors import StoreCorruptError, StoreFullError, StoreUnavailableError, sqlite_errors
+from reconciler.store.dialect import DialectName, statement
+from reconciler.store.errors import StoreCorruptError, StoreFullError, StoreUnavailableError
 
 T = TypeVar("T")
 Params = Mapping[str, Any] | Sequence[Any]
-READERS = 3
-BUSY_TIMEOUT = timedelta(seconds=30)
-PAGE_SIZE = 16384  # measured: 10-15 % faster than 4096 for records of 1 kB
+Mode = Literal["read", "write", "durable", "guarded"]
 
 
 class Row(Protocol):
@@ -60,11 +55,11 @@ class Cursor(Protocol):
 class Tx:
     """One open transaction. Only valid inside the query function it was handed to."""
 
-    __slots__ = ("_clock", "_connection", "dialect")
+    __slots__ = ("_connection", "_now", "dialect")
 
-    def __init__(self, connection: Any, dialect: DialectName, clock: Clock) -> None:
+    def __init__(self, connection: Any, dialect: DialectName, now: Callable[[], datetime]) -> None:
         self._connection = connection
-        self._clock = clock
+        self._now = now
         self.dialect: DialectName = dialect
 
     def execute(self, sql: str, params: Params = ()) -> Cursor:
@@ -74,6 +69,13 @@ class Tx:
             cursor: Cursor = self._connection.execute(written, params)
         except UnicodeEncodeError:
             cursor = self._connection.execute(written, _as_unicode(params))
+        return cursor
+
+    def stream(self, sql: str, /, **params: Any) -> Cursor:
+        """For results that are not to be held in memory, or not read to their end; close it."""
+        if self.dialect == "sqlite":
+            return self.execute(sql, params)
+        cursor: Cursor = self._connection.stream(statement(sql, self.dialect), params)
         return cursor
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
@@ -107,74 +109,83 @@ class Tx:
         """Rows the statement touched: zero is how a fence says stop."""
         return self.execute(sql, params).rowcount
 
+    def insert(self, table: str, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> None:
+        """Many new rows at the least cost. `columns`: name -> PostgreSQL's name of its type, in the order of the values."""
+        names = ", ".join(columns)
+        if self.dialect == "sqlite":
+            self.executemany(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(columns))})", rows)
+        else:
+            self._connection.copy_in(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)", [*columns.values()], rows)
+
     def now(self) -> datetime:
         """The time that decides ownership: one clock for all who share the database."""
-        return self._clock.now()
+        return self._now()
+
+
+class Session(Protocol):
+    """One connection, used by one thread at a time."""
+
+    def run(self, query: Callable[[Tx], T], mode: Mode) -> T:
+        """`query` in one transaction, more than once where others interfere; raises StoreError, or what `query` raises."""
+
+    def transaction(self, mode: Mode) -> AbstractContextManager[Tx]:
+        """One transaction for code that cannot be run again."""
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """Which database, and how many connections a process keeps to it. `where` names it in messages, without secrets."""
+
+    where: str
+    writers: int
+    readers: int
+
+    def connect(self, *, is_reader: bool) -> Session:
+        """For a daemon. Raises StoreError where it cannot be reached or opened."""
+
+    def visit(self, *, is_reader: bool) -> Session:
+        """For one command, beside a daemon or without one: never creates a database. Raises StoreError."""
 
 
 class Database:
-    """Own with `open_sqlite`, end with `close`; safe to use from any task of one event loop."""
+    """Open with a backend, end with `close`; safe to use from any task of one event loop."""
 
-    def __init__(self, path: Path, clock: Clock, connect: Callable[[], sqlite3.Connection]) -> None:
-        self.path = path
+    def __init__(self, backend: Backend) -> None:
+        self.where = backend.where
         self.refused = 0  # writes that the disk refused; small ones may fit where large ones do not
-        self.dialect = SQLITE
-        self._clock = clock
-        with sqlite_errors(path), ExitStack() as opened:
-            self._writer_connection, *readers = [opened.enter_context(closing(connect())) for _ in range(1 + READERS)]
-            self._connections = opened.pop_all()
-        self._idle_readers: SimpleQueue[sqlite3.Connection] = SimpleQueue()
-        for reader in readers:
-            reader.execute("PRAGMA query_only=ON")
-            self._idle_readers.put(reader)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-write")
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
+        with ExitStack() as opened:
+            self._write_sessions = _sessions(opened, backend, backend.writers, is_reader=False)
+            self._read_sessions = _sessions(opened, backend, backend.readers, is_reader=True)
+            self._opened = opened.pop_all()
+        self._writers = ThreadPoolExecutor(backend.writers, thread_name_prefix="store-write")
+        self._readers = ThreadPoolExecutor(backend.readers, thread_name_prefix="store-read")
 
-    @classmethod
-    def open_sqlite(cls, path: Path, clock: Clock | None = None, busy_timeout: timedelta = BUSY_TIMEOUT) -> Self:
-        """Opens or creates the file; tables come from `migrations.migrate`."""
-        return cls(path, clock or SystemClock(), lambda: _connect(path, busy_timeout))
-
-    async def write(self, query: Callable[[Tx], T], *, durable: bool = False) -> T:
+    async def write(self, query: Callable[[Tx], T], *, durable: bool = False, guarded: bool = False) -> T:
         """Run `query` in a write transaction and commit. `durable`: a power cut cannot undo it (tokens, receipts).
 
+        Transactions behave as if they ran one after the other. `guarded`: the query itself locks the row that decides
+        whether it may go on (fence, claim) before it reads anything else, and waits for it rather than being run again.
         Once started, the transaction ends even when the waiting task is cancelled; its caller must then look again.
         """
-        run = self._write_durably if durable else self._write
-        return await asyncio.get_running_loop().run_in_executor(self._writer, run, query)
-
-    async def read(self, query: Callable[[Tx], T]) -> T:
-        """Run `query` on one consistent snapshot; writing there is an error."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
-
-    def close(self) -> None:
-        """Waits for transactions under way; folds the WAL into the file. May be called twice."""
-        self._writer.shutdown(wait=True, cancel_futures=True)
-        self._readers.shutdown(wait=True, cancel_futures=True)
-        self._connections.close()
-
-    def _write(self, query: Callable[[Tx], T]) -> T:
+        mode: Mode = "durable" if durable else "guarded" if guarded else "write"
+        loop = asyncio.get_running_loop()
         try:
-            with sqlite_errors(self.path), _transaction(self._writer_connection, "BEGIN IMMEDIATE"):
-                return query(Tx(self._writer_connection, "sqlite", self._clock))
+            return await loop.run_in_executor(self._writers, _run, self._write_sessions, query, mode)
         except (StoreFullError, StoreUnavailableError, StoreCorruptError):
             self.refused += 1
             raise
 
-    def _write_durably(self, query: Callable[[Tx], T]) -> T:
-        self._writer_connection.execute("PRAGMA synchronous=FULL")
-        try:
-            return self._write(query)
-        finally:
-            self._writer_connection.execute("PRAGMA synchronous=NORMAL")
+    async def read(self, query: Callable[[Tx], T]) -> T:
+        """Run `query` on one consistent snapshot; writing there is an error."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, _run, self._read_sessions, query, "read")
 
-    def _read(self, query: Callable[[Tx], T]) -> T:
-        connection = self._idle_readers.get()
-        try:
-            with sqlite_errors(self.path), _transaction(connection, "BEGIN DEFERRED"):
-                return query(Tx(connection, "sqlite", self._clock))
-        finally:
-            self._idle_readers.put(connection)
+    def close(self) -> None:
+        """Waits for transactions under way. May be called twice."""
+        self._writers.shutdown(wait=True, cancel_futures=True)
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._opened.close()
 
 
 def _as_unicode(params: Params) -> Params:
@@ -187,69 +198,16 @@ def _spelled(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-@contextmanager
-def open_readonly(path: Path, clock: Clock | None = None) -> Iterator[Tx]:
-    """One snapshot for commands without a daemon; works while a daemon writes, and never creates or changes a file."""
-    if not path.is_file():
-        raise StoreUnavailableError(f"{path} does not exist; check the state directory, or start the daemon once")
-    with sqlite_errors(path):
-        connection = _connect_readonly(path)
-        try:
-            with _transaction(connection, "BEGIN DEFERRED"):
-                yield Tx(connection, "sqlite", clock or SystemClock())
-        finally:
-            connection.close()
+def _sessions(opened: ExitStack, backend: Backend, count: int, *, is_reader: bool) -> SimpleQueue[Session]:
+    sessions: SimpleQueue[Session] = SimpleQueue()
+    for _ in range(count):
+        sessions.put(opened.enter_context(closing(backend.connect(is_reader=is_reader))))
+    return sessions
 
 
-@contextmanager
-def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
-    connection.execute(begin)
+def _run(idle: SimpleQueue[Session], query: Callable[[Tx], T], mode: Mode) -> T:
+    session = idle.get()
     try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # SQLite undoes some failures (disk full) by itself
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _connect(path: Path, busy_timeout: timedelta) -> sqlite3.Connection:
-    wait = busy_timeout.total_seconds()
-    connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
-    try:
-        _set_up(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _set_up(connection: sqlite3.Connection) -> None:
-    connection.row_factory = sqlite3.Row
-    for pragma in (
-        f"page_size={PAGE_SIZE}",  # only heeded by a file that is still empty, and only before WAL
-        "journal_mode=WAL",
-        "synchronous=NORMAL",
-        "foreign_keys=ON",
-        "temp_store=MEMORY",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _connect_readonly(path: Path) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.resolve()))}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT.total_seconds(), isolation_level=None)
-    connection.row_factory = sqlite3.Row
-    return connection
-
-
-def write_once(path: Path, query: Callable[[Tx], T], clock: Clock | None = None) -> T:
-    """One write transaction of a command, beside a running daemon. Raises StoreError."""
-    if not path.is_file():
-        raise StoreUnavailableError(f"{path} does not exist; check the state directory, or start the daemon once")
-    with (
-        sqlite_errors(path),
-        closing(_connect(path, BUSY_TIMEOUT)) as connection,
-        _transaction(connection, "BEGIN IMMEDIATE"),
-    ):
-        return query(Tx(connection, "sqlite", clock or SystemClock()))
+        return session.run(query, mode)
+    finally:
+        idle.put(session)

@@ -151,9 +151,9 @@ class _Writer:
                 heads.append((number, int(op == _DELETE), digest, head_id))
         _append(tx, versions)
         if new_heads:
-            tx.executemany("INSERT INTO head (id, entity_id, key, version_id, hash) VALUES (?, ?, ?, ?, ?)", new_heads)
+            tx.insert("head", _HEAD_COLUMNS, new_heads)
         if heads:
-            tx.executemany("UPDATE head SET version_id = ?, deleted = ?, hash = ? WHERE id = ?", heads)
+            _move_heads(tx, heads)
 
 
 def _reserve(tx: Tx, integration_id: int, count: int) -> int:
@@ -164,11 +164,36 @@ def _reserve(tx: Tx, integration_id: int, count: int) -> int:
     return (integration_id << SHIFT) + int(last) - count
 
 
-def _append(tx: Tx, versions: Iterable[tuple[Any, ...]]) -> None:
-    tx.executemany(
-        "INSERT INTO version (number, entity_id, key, prev, op, silent, run_id, at, hash, payload)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        versions,
+_HEAD_COLUMNS = {"id": "int8", "entity_id": "int8", "key": "text", "version_id": "int8", "hash": "bytea"}
+_VERSION_COLUMNS = {
+    "number": "int8",
+    "entity_id": "int8",
+    "key": "text",
+    "prev": "int8",
+    "op": "int4",
+    "silent": "int4",
+    "run_id": "int8",
+    "at": "text",
+    "hash": "bytea",
+    "payload": "bytea",
+}
+
+
+def _append(tx: Tx, versions: Sequence[tuple[Any, ...]]) -> None:
+    tx.insert("version", _VERSION_COLUMNS, versions)
+
+
+def _move_heads(tx: Tx, heads: Sequence[tuple[int, int, bytes, int]]) -> None:
+    """(version, deleted, hash, head) each: the head of a record goes on to its newest version."""
+    if tx.dialect == "sqlite":
+        tx.executemany("UPDATE head SET version_id = ?, deleted = ?, hash = ? WHERE id = ?", heads)
+        return
+    versions, deleted, hashes, ids = (list(column) for column in zip(*heads, strict=True))
+    tx.execute(
+        "UPDATE head SET version_id = n.version, deleted = n.deleted, hash = n.hash FROM"
+        " unnest(:versions::bigint[], :deleted::int[], :hashes::bytea[], :ids::bigint[]) n (version, deleted, hash, id)"
+        " WHERE head.id = n.id",
+        {"versions": versions, "deleted": deleted, "hashes": hashes, "ids": ids},
     )
 
 
@@ -217,14 +242,14 @@ class Sweep:
 def unseen(tx: Tx, run_id: int, entity_id: int) -> Sweep:
     """How many live records of the entity the full run has not seen."""
     known = tx.value("SELECT count(*) FROM head WHERE entity_id = :e AND deleted = 0", e=entity_id)
-    gone = tx.value(f"SELECT count(*) {_UNSEEN}", e=entity_id, r=run_id)
+    gone = tx.value(f"SELECT count(*) {_UNSEEN[tx.dialect]}", e=entity_id, r=run_id)
     return Sweep(int(gone), int(known))
 
 
 def sweep(tx: Tx, commit: PageCommit) -> int:
     """Mark as deleted what the complete full run has not seen; returns how many. Forgets the marks."""
     fence(tx, commit.run_id, commit.fence)
-    rows = tx.all(f"SELECT h.key {_UNSEEN}", e=commit.entity_id, r=commit.run_id)
+    rows = tx.all(f"SELECT h.key {_UNSEEN[tx.dialect]}", e=commit.entity_id, r=commit.run_id)
     keys = [row[0] for row in rows]
     writer = _Writer(commit, _heads(tx, commit.entity_id, keys))
     for key in keys:
@@ -242,10 +267,13 @@ def _count_records(tx: Tx, entity_id: int, more: int) -> None:
     tx.execute("UPDATE entity SET records = records + :n WHERE id = :e", {"n": more, "e": entity_id})
 
 
-_UNSEEN = (
-    "FROM head h WHERE h.entity_id = :e AND h.deleted = 0 AND h.id NOT IN"
-    " (SELECT j.value FROM seen_page s, json_each(s.ids) j WHERE s.run_id = :r AND s.entity_id = :e)"
-)
+_UNSEEN = {
+    "sqlite": "FROM head h WHERE h.entity_id = :e AND h.deleted = 0 AND h.id NOT IN"
+    " (SELECT j.value FROM seen_page s, json_each(s.ids) j WHERE s.run_id = :r AND s.entity_id = :e)",
+    "postgresql": "FROM head h LEFT JOIN (SELECT j.value::bigint AS id FROM seen_page s,"
+    " json_array_elements_text(s.ids::json) j (value) WHERE s.run_id = :r AND s.entity_id = :e) seen ON seen.id = h.id"
+    " WHERE h.entity_id = :e AND h.deleted = 0 AND seen.id IS NULL",
+}
 
 
 def forget_seen(tx: Tx, run_id: int) -> None:

@@ -117,7 +117,7 @@ def find(tx: Tx, public_id: str) -> Delivery | None:
 
 def listing(tx: Tx, *, status: str | None = None, integration_id: int | None = None, limit: int = 50) -> list[Delivery]:
     rows = tx.all(
-        "SELECT * FROM delivery WHERE (:s IS NULL OR status = :s) AND (:i IS NULL OR integration_id = :i)"
+        "SELECT * FROM delivery WHERE status = coalesce(:s, status) AND integration_id = coalesce(:i, integration_id)"
         " ORDER BY id DESC LIMIT :n",
         s=status,
         i=integration_id,

@@ -41,7 +41,7 @@ WHERE queue = :queue AND state = 'due' AND due_at <= :now
   AND NOT EXISTS (SELECT 1 FROM lane WHERE lane.queue = job.queue AND lane.key = job.key
     AND lane.job_id IS NOT NULL AND lane.lease_until > :now)
 ORDER BY asked DESC, prio, due_at, id
-"""
+FOR UPDATE OF job SKIP LOCKED"""
 _ENTER_LANE = """
 INSERT INTO lane (queue, key, job_id, fence, lease_until) VALUES (:queue, :key, :job_id, :attempt, :until)
 ON CONFLICT (queue, key) DO UPDATE
@@ -118,7 +118,7 @@ def _first_of_lanes(tx: Tx, now: datetime, limit: int, queue: QueueName) -> list
     """Read no further than needed: ten thousand may be due."""
     found: dict[str, Row] = {}
     scheduled = 0
-    cursor = tx.execute(_STARTABLE, {"queue": queue, "now": rfc3339(now)})
+    cursor = tx.stream(_STARTABLE, queue=queue, now=rfc3339(now))
     for row in cursor:
         if not row["asked"] and scheduled >= limit:
             break
@@ -132,7 +132,7 @@ def _first_of_lanes(tx: Tx, now: datetime, limit: int, queue: QueueName) -> list
 def start(tx: Tx, job_id: int, attempt: int, owner: str, now: datetime, lease: timedelta) -> Claim | None:
     """The right to run it; None where this start is stale, or the lane is busy (then it is due again in a moment)."""
     row = tx.one(
-        "SELECT queue, key FROM job WHERE id = :id AND attempt = :attempt AND state = 'queued'",
+        "SELECT queue, key FROM job WHERE id = :id AND attempt = :attempt AND state = 'queued' FOR UPDATE",
         id=job_id,
         attempt=attempt,
     )
@@ -165,7 +165,7 @@ def holds(tx: Tx, claim: Claim) -> bool:
     return bool(
         tx.value(
             "SELECT 1 FROM lane JOIN job ON job.id = lane.job_id WHERE lane.queue = :queue AND lane.key = :key "
-            "AND lane.fence = :fence AND job.id = :id AND job.attempt = :attempt AND job.state = 'running'",
+            "AND lane.fence = :fence AND job.id = :id AND job.attempt = :attempt AND job.state = 'running' FOR SHARE",
             queue=claim.queue,
             key=claim.key,
             fence=claim.fence,

@@ -49,7 +49,7 @@ def logs(
     wanted = _LEVELS[_LEVELS.index(level) :] if level else _LEVELS
     rows = tx.all(
         "SELECT id, integration_id, run_id, at, level, message, detail FROM log WHERE integration_id = :i AND id > :after"
-        " AND (:run IS NULL OR run_id = :run) AND (:since IS NULL OR at >= :since)"
+        " AND (CAST(:run AS bigint) IS NULL OR run_id = :run) AND at >= coalesce(:since, at)"
         f" AND level IN ({', '.join(repr(name) for name in wanted)}) ORDER BY id DESC LIMIT :n",
         i=integration_id,
         after=after_id,

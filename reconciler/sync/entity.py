@@ -165,7 +165,7 @@ async def _commit(reading: Reading, progress: EntityProgress, page: Page, seen: 
         runs.advance_entity(tx, reading.run, progress, page, seen, reading.entity.ordered)
         return page.position is not None and jobs.is_due(tx, "reconcile", key, now)
 
-    is_wanted = await reading.database.write(store)
+    is_wanted = await reading.database.write(store, guarded=True)
     for reject in page.rejects:
         reading.journal(
             reading.live.integration_id,

@@ -21,8 +21,8 @@ import yaml
 
 from reconciler.control.view import IntegrationView, overview
 from reconciler.model.condition import Truth
-from reconciler.store.database import open_readonly
 from reconciler.store.errors import StoreError
+from reconciler.store.location import open_readonly
 from reconciler.store.migrations import check_version
 from simulators.demo import DemoError, say
 

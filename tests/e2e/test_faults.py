@@ -270,7 +270,7 @@ async def test_dependency_cycle_is_a_finding_and_others_go_on(stage: Stage) -> N
 async def test_database_locked_by_another_process_for_a_while(stage: Stage) -> None:
     async with stage.daemon() as running:
         await running.until_synced("sn", "chat")
-        running.daemon.database._writer_connection.execute("PRAGMA busy_timeout = 100")
+        await running.daemon.database.write(lambda tx: tx.value("PRAGMA busy_timeout = 100"))
         stage.servicenow.put("incident", {"short_description": "Mail is down", "priority": "1"})
         await running.order("sync", "sn")
         with closing(sqlite3.connect(stage.state / "reconciler.db", isolation_level=None)) as other:
@@ -286,8 +286,7 @@ async def test_disk_full_and_room_again(stage: Stage) -> None:
     """SQLite's own limit of pages stands for the full disk: the same error at the same places."""
     async with stage.daemon() as running:
         await running.until_synced("sn", "chat")
-        writer = running.daemon.database._writer_connection
-        pages = writer.execute("PRAGMA page_count").fetchone()[0]
+        pages = await running.daemon.database.write(lambda tx: tx.value("PRAGMA page_count"))
         for number in range(400):
             text = "x" * 2000
             stage.servicenow.put("incident", {"short_description": f"{number} {text}", "priority": "3"})

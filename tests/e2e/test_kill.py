@@ -25,7 +25,8 @@ from reconciler.model.clock import SystemClock
 from reconciler.model.event import DeliveryStatus
 from reconciler.sdk.testing.simulator import Call, Reply, Simulator
 from reconciler.store import dataset, deliveries, runs
-from reconciler.store.database import Tx, open_readonly
+from reconciler.store.database import Tx
+from reconciler.store.location import open_readonly
 from simulators.email import MailServer, Received
 from tests.e2e.forge import Forge
 from tests.e2e.stage import ENV, HOOK_CANARY, PUBLIC_URL, Stage

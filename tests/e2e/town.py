@@ -15,8 +15,9 @@ from reconciler.control import holdup
 from reconciler.control.holdup import Holdup
 from reconciler.model.ids import Ref
 from reconciler.store import integrations
-from reconciler.store.database import Tx, open_readonly
+from reconciler.store.database import Tx
 from reconciler.store.errors import StoreVersionError
+from reconciler.store.location import open_readonly
 from reconciler.store.migrations import check_version
 from tests.e2e.stage import ENV, PATIENCE, Stage
 

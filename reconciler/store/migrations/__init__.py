@@ -14,6 +14,10 @@ from reconciler.store.database import Database, Tx
 from reconciler.store.dialect import POSTGRESQL, SQLITE, render
 from reconciler.store.errors import StoreVersionError
 
+_HAS_VERSIONS = {
+    "sqlite": "SELECT 1 FROM sqlite_master WHERE name = 'schema_version'",
+    "postgresql": "SELECT to_regclass('schema_version') IS NOT NULL",
+}
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
@@ -38,11 +42,12 @@ def migrations(folder: Path = Path(__file__).parent) -> list[Migration]:
 async def migrate(db: Database) -> int:
     """Bring the database up to this program's version in one transaction; gives that version."""
     known = migrations()
-    return await db.write(lambda tx: apply(tx, known, str(db.path)), durable=True)
+    return await db.write(lambda tx: apply(tx, known, db.where), guarded=True)
 
 
 def apply(tx: Tx, known: list[Migration], where: str) -> int:
     """Apply what `known` has and the database lacks; refuses a database that is ahead of `known`."""
+    _begin(tx)
     tx.execute("CREATE TABLE IF NOT EXISTS schema_version (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
     applied = {row["number"] for row in tx.all("SELECT number FROM schema_version")}
     refuse_newer(max(applied, default=0), known[-1].number, where)
@@ -50,6 +55,15 @@ def apply(tx: Tx, known: list[Migration], where: str) -> int:
         if migration.number not in applied:
             _apply_one(tx, migration)
     return known[-1].number
+
+
+def _begin(tx: Tx) -> None:
+    """Several processes may start at once: the first one brings the tables, the others wait for it."""
+    if tx.dialect == "postgresql":
+        tx.execute("SELECT pg_advisory_xact_lock(hashtext('reconciler migrations'))")
+        tx.execute("SELECT set_config('client_min_messages', 'warning', true)")
+        if not tx.value("SELECT to_regnamespace('reconciler') IS NOT NULL"):
+            tx.execute("CREATE SCHEMA reconciler")
 
 
 def refuse_newer(found: int, known: int, where: str) -> None:
@@ -74,10 +88,9 @@ def check_version(tx: Tx, where: str) -> None:
 
 def schema_version(tx: Tx) -> int:
     """Highest migration applied; 0 for a database without tables."""
-    try:
-        return int(tx.value("SELECT coalesce(max(number), 0) FROM schema_version"))
-    except sqlite3.OperationalError:
+    if not tx.value(_HAS_VERSIONS[tx.dialect]):
         return 0
+    return int(tx.value("SELECT coalesce(max(number), 0) FROM schema_version"))
 
 
 def _apply_one(tx: Tx, migration: Migration) -> None:

@@ -31,6 +31,7 @@ from reconciler.store.integrations import Applied, DesiredChange
 from reconciler.store.migrations import migrate
 from reconciler.store.probes import ProbeRecord
 from reconciler.store.runs import Lineage, NewRun
+from reconciler.store.sqlite import Sqlite
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CLEAR_SECRET = "canary-secret-in-a-url-4711"
@@ -156,7 +157,7 @@ class Installation:
 @asynccontextmanager
 async def installed(folder: Path) -> AsyncIterator[Installation]:
     clock, metrics = StandingClock(), Metrics()
-    database = Database.open_sqlite(folder / "reconciler.db", clock)
+    database = Database(Sqlite(folder / "reconciler.db", clock))
     board = Board(database, clock)
     found = Installation(database, clock, board, metrics, Scrape(board, metrics, lambda: found.is_leader))
     try:

@@ -12,6 +12,7 @@ from reconciler.store import jobs
 from reconciler.store.database import Database, Tx
 from reconciler.store.job_store import StoredJobs
 from reconciler.store.migrations import migrate
+from reconciler.store.sqlite import Sqlite
 from reconciler.work.engine import Work
 from reconciler.work.settings import WorkSettings
 
@@ -49,7 +50,7 @@ class World:
         self.body: Callable[[Job, Claim], Awaitable[Outcome]] = self.at_once
 
     async def open(self, busy_timeout: timedelta = timedelta(seconds=30)) -> None:
-        self.db = Database.open_sqlite(self.folder / "reconciler.db", self.clock, busy_timeout)
+        self.db = Database(Sqlite(self.folder / "reconciler.db", self.clock, busy_timeout))
         await migrate(self.db)
 
     async def launch(self) -> None:

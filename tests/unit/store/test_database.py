@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from reconciler.store.database import Database, Tx, open_readonly
+from reconciler.store.database import Database, Tx
 from reconciler.store.dialect import POSTGRESQL, SQLITE, render, statement
 from reconciler.store.errors import (
     StateLockedError,
@@ -25,13 +25,15 @@ from reconciler.store.errors import (
     StoreUnavailableError,
     StoreVersionError,
 )
+from reconciler.store.location import open_readonly
 from reconciler.store.migrations import Migration, apply, check_version, migrate, migrations, schema_version
+from reconciler.store.sqlite import Sqlite
 from reconciler.store.state_directory import StateDirectory
 
 
 @pytest_asyncio.fixture
 async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database.open_sqlite(tmp_path / "with space ?#.db", busy_timeout=timedelta(seconds=0.05))
+    opened = Database(Sqlite(tmp_path / "with space ?#.db", busy_timeout=timedelta(seconds=0.05)))
     await opened.write(lambda tx: tx.rowcount("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT UNIQUE)"))
     yield opened
     opened.close()
@@ -121,7 +123,7 @@ async def test_a_full_disk_is_said_and_undone(db: Database) -> None:
 
 
 async def test_a_lock_held_too_long_is_said_and_the_next_write_works(db: Database) -> None:
-    blocker = sqlite3.connect(db.path, isolation_level=None)
+    blocker = sqlite3.connect(Path(db.where), isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreBusyError, match="locked by another process"):
         await db.write(lambda tx: insert(tx, "x"))
@@ -139,26 +141,26 @@ async def test_a_broken_rule_is_a_conflict(db: Database) -> None:
 async def test_what_is_no_database_is_said(tmp_path: Path) -> None:
     (tmp_path / "bad.db").write_bytes(b"not a database, but long enough to be read as one" * 50)
     with pytest.raises(StoreCorruptError, match=r"bad\.db"):
-        Database.open_sqlite(tmp_path / "bad.db")
+        Database(Sqlite(tmp_path / "bad.db"))
     with pytest.raises(StoreUnavailableError, match="folder exists"):
-        Database.open_sqlite(tmp_path / "nowhere" / "x.db")
+        Database(Sqlite(tmp_path / "nowhere" / "x.db"))
 
 
 async def test_reading_offline_beside_a_daemon_and_after_it(db: Database) -> None:
     await db.write(lambda tx: insert(tx, "x"))
-    with open_readonly(db.path) as tx:
+    with open_readonly(Path(db.where)) as tx:
         assert count(tx) == 1
     db.close()
-    with open_readonly(db.path) as tx:
+    with open_readonly(Path(db.where)) as tx:
         assert count(tx) == 1
-    with pytest.raises(StoreUnavailableError), open_readonly(db.path) as tx:
+    with pytest.raises(StoreUnavailableError), open_readonly(Path(db.where)) as tx:
         insert(tx, "y")
-    with pytest.raises(StoreUnavailableError, match="does not exist"), open_readonly(db.path.with_name("none")):
+    with pytest.raises(StoreUnavailableError, match="does not exist"), open_readonly(Path(db.where).with_name("none")):
         pass
 
 
 async def test_migrations_apply_once_and_a_newer_database_is_refused(tmp_path: Path) -> None:
-    db = Database.open_sqlite(tmp_path / "r.db")
+    db = Database(Sqlite(tmp_path / "r.db"))
     latest = await migrate(db)
     assert await migrate(db) == latest == await db.read(schema_version)
     await db.read(lambda tx: check_version(tx, "r.db"))

@@ -1,15 +1,14 @@
-"""Job rows on a real SQLite file in memory: order, lanes, claims, fences, and what becomes of lost work."""
+"""Job rows on both databases: order, lanes, claims, fences, and what becomes of lost work."""
 
-import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reconciler.model.clock import SystemClock
 from reconciler.model.job import Claim, Job, Window
 from reconciler.store import jobs
-from reconciler.store.database import Tx
+from reconciler.store.database import Backend, Tx
 from reconciler.store.migrations import apply, migrations
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -18,13 +17,10 @@ TTL = timedelta(seconds=10)
 
 
 @pytest.fixture
-def tx() -> Iterator[Tx]:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.row_factory = sqlite3.Row
-    opened = Tx(connection, "sqlite", SystemClock())
-    apply(opened, migrations(), "memory")
-    yield opened
-    connection.close()
+def tx(backend: Backend) -> Iterator[Tx]:
+    with closing(backend.connect(is_reader=False)) as session, session.transaction("guarded") as opened:
+        apply(opened, migrations(), backend.where)
+        yield opened
 
 
 def after(seconds: float) -> datetime:
