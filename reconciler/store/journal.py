@@ -72,6 +72,9 @@ class LifecycleEvent:
 
 
 def emit(tx: Tx, integration_id: int, event: Lifecycle, at: str, detail: Mapping[str, Any]) -> None:
+    """Numbers commit in order, also from several processes: the router's cursor passes no event that is still to appear."""
+    if tx.dialect == "postgresql":
+        tx.execute("SELECT pg_advisory_xact_lock(hashtext('reconciler events'))")
     tx.execute(
         "INSERT INTO event (public_id, workspace, integration_id, type, at, detail)"
         " SELECT :public, workspace, id, :type, :at, :detail FROM integration WHERE id = :i",
@@ -90,7 +93,8 @@ def events_after(tx: Tx, position: int, limit: int) -> list[LifecycleEvent]:
 
 @dataclass(frozen=True, slots=True)
 class OperatorRequest:
-    """`kind` is sync, cancel-sync, reconcile, retry-delivery, cancel-delivery, suspend, resume or approve."""
+    """`kind` is sync, cancel-sync, rollback, erase, purge, reconcile, retry-delivery, cancel-delivery, suspend, resume or
+    approve."""
 
     id: int
     public_id: str
@@ -119,8 +123,10 @@ def open_requests(tx: Tx) -> list[OperatorRequest]:
 
 
 def answer(tx: Tx, request_id: int, result: Mapping[str, Any], at: str) -> None:
+    """What an order to erase names is to be nowhere afterwards, also where the order was refused."""
     tx.execute(
-        "UPDATE request SET handled_at = :at, result = :r WHERE id = :id",
+        "UPDATE request SET handled_at = :at, result = :r, params = CASE WHEN kind = 'erase' THEN '{}' ELSE params END"
+        " WHERE id = :id",
         {"at": at, "r": json.dumps(dict(result)), "id": request_id},
     )
 

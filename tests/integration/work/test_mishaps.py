@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from reconciler.model.clock import from_rfc3339
 from reconciler.model.job import Claim, Job, Outcome
@@ -19,19 +20,21 @@ from reconciler.store import jobs
 from reconciler.store.database import Tx
 from reconciler.store.errors import StoreFullError
 from reconciler.store.job_store import StoredJobs
-from tests.integration.work.world import World, settings, until
+from reconciler.work.transact import engine_address
+from tests.integration.work.world import World, until
 
 PEER = Path(__file__).with_name("world.py")
 ROOT = Path(__file__).parents[3]
+ALONE = pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 
 
 @asynccontextmanager
-async def peer(folder: Path, alone: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Another process on the same state directory; killed with -9 at the latest when the test ends."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = await asyncio.create_subprocess_exec(sys.executable, str(PEER), str(folder), alone, env=environment)
+async def peer(world: World, alone: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process on the same store; killed with -9 at the latest when the test ends."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PEER_DATABASE": world.url}
+    process = await asyncio.create_subprocess_exec(sys.executable, str(PEER), str(world.folder), alone, env=environment)
     try:
-        await until((folder / "ready").exists)
+        await until((world.folder / "ready").exists)
         yield process
     finally:
         if process.returncode is None:
@@ -58,18 +61,20 @@ def overlapping(log: list[str]) -> list[str]:
     return found
 
 
-def forget_engine_rows(folder: Path) -> int:
-    connection = sqlite3.connect(folder / "jobs.db", timeout=30)
-    with connection:
-        gone = connection.execute("DELETE FROM workflow_status").rowcount
-        connection.execute("DELETE FROM operation_outputs")
-    connection.close()
+def forget_engine_rows(world: World) -> int:
+    engine = sa.create_engine(engine_address(world.settings.engine_url))
+    schema = "dbos." if world.url else ""
+    with engine.begin() as connection:
+        gone = connection.execute(sa.text(f"DELETE FROM {schema}workflow_status")).rowcount
+        connection.execute(sa.text(f"DELETE FROM {schema}operation_outputs"))
+    engine.dispose()
     return gone
 
 
+@ALONE
 async def test_killed_process_resumes_after_restart(world: World) -> None:
     await world.put(*(f"r{number}" for number in range(20)))
-    async with peer(world.folder, "alone") as process:
+    async with peer(world, "alone") as process:
         await until(lambda: len(world.log()) == 20)
         await kill(process)
     assert set((await world.states()).values()) == {"running"}
@@ -81,12 +86,13 @@ async def test_killed_process_resumes_after_restart(world: World) -> None:
     assert await world.states() == {}
 
 
+@ALONE
 async def test_finished_work_is_not_repeated_after_a_kill(world: World) -> None:
     (world.folder / "release").touch()
     await world.put(*(f"r{number}" for number in range(20)))
-    async with peer(world.folder, "alone") as process:
+    async with peer(world, "alone") as process:
         await until(lambda: sum(line.startswith("end") for line in world.log()) == 20)
-        await until(lambda: not _states_now(world.folder))
+        await until(lambda: not world.peek("SELECT state FROM job"))
         await kill(process)
     await world.put("later")
     await world.launch()
@@ -95,40 +101,26 @@ async def test_finished_work_is_not_repeated_after_a_kill(world: World) -> None:
     assert world.started == ["later"]
 
 
-def _states_now(folder: Path) -> list[tuple[str]]:
-    connection = sqlite3.connect(folder / "reconciler.db", timeout=30)
-    rows: list[tuple[str]] = connection.execute("SELECT state FROM job").fetchall()
-    connection.close()
-    return rows
-
-
 async def test_a_dead_peers_work_is_taken_over(world: World) -> None:
-    world.settings = settings(world.folder, is_alone=False)
+    world.share()
     refs = [f"r{number}" for number in range(12)]
     await world.put(*refs)
-    async with peer(world.folder, "shared") as process:
+    async with peer(world, "shared") as process:
         await until(lambda: len(world.log()) == 12)
         await world.launch()
         await kill(process)
         await until(lambda: len(world.started) == 12)
     (world.folder / "release").touch()
     await until(lambda: len(world.ended) == 12)
-    await until(lambda: len(_alive(world.folder)) == 1)
+    await until(lambda: len(world.peek("SELECT id FROM alive")) == 1)
     await world.stop()
     assert await world.states() == {}
 
 
-def _alive(folder: Path) -> list[tuple[str]]:
-    connection = sqlite3.connect(folder / "reconciler.db", timeout=30)
-    rows: list[tuple[str]] = connection.execute("SELECT id FROM alive").fetchall()
-    connection.close()
-    return rows
-
-
 async def test_two_processes_share_the_work_and_no_lane_overlaps(world: World) -> None:
-    world.settings = settings(world.folder, is_alone=False)
+    world.share()
     (world.folder / "release").touch()
-    async with peer(world.folder, "shared") as process:
+    async with peer(world, "shared") as process:
         await world.launch()
         for lane in range(8):
             await world.put(*(f"{lane}.{number}" for number in range(6)), key=f"lane{lane}")
@@ -141,9 +133,9 @@ async def test_two_processes_share_the_work_and_no_lane_overlaps(world: World) -
 
 
 async def test_cancel_reaches_a_job_in_another_process(world: World) -> None:
-    world.settings = settings(world.folder, is_alone=False)
+    world.share()
     await world.put("x")
-    async with peer(world.folder, "shared"):
+    async with peer(world, "shared"):
         await until(lambda: world.log() == ["start x x"])
         await world.launch()
         assert await world.work.cancel("sync", "x")
@@ -152,13 +144,13 @@ async def test_cancel_reaches_a_job_in_another_process(world: World) -> None:
 
 
 async def test_engine_rows_deleted_while_jobs_wait_and_run(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.settings = settings(world.folder, is_alone=False)
+    world.share()
     world.body = world.until_released
     await world.put(*(f"r{number}" for number in range(30)), key="one-lane")
     await world.put(*(f"s{number}" for number in range(30)))
     await world.launch()
     await until(lambda: len(world.started) >= 10)
-    assert forget_engine_rows(world.folder) > 0
+    assert forget_engine_rows(world) > 0
     (world.folder / "release").touch()
     await until(lambda: len(set(world.ended)) == 60)
     await world.stop()
@@ -169,7 +161,7 @@ async def test_engine_rows_deleted_while_jobs_wait_and_run(world: World, caplog:
 
 async def test_rows_taken_but_never_handed_over_run_all_the_same(world: World) -> None:
     """A crash between our commit and the engine's."""
-    world.settings = settings(world.folder, is_alone=False)
+    world.share()
     await world.put("x")
     await world.db.write(lambda tx: jobs.take_due(tx, tx.now(), 1, "work"))
     await world.launch()
@@ -178,7 +170,7 @@ async def test_rows_taken_but_never_handed_over_run_all_the_same(world: World) -
 
 
 async def test_the_watchdog_frees_a_row_whose_owner_is_unknown(world: World) -> None:
-    world.settings = settings(world.folder, is_alone=False)
+    world.share()
     await world.put("x", age=7200)
     await world.db.write(_left_running_an_hour_ago)
     assert await world.states() == {"x": "running"}
@@ -209,16 +201,10 @@ async def test_a_jumping_clock_starts_nothing_twice(world: World) -> None:
     assert await world.states() == {}
 
 
-def _seen(folder: Path) -> str:
-    connection = sqlite3.connect(folder / "reconciler.db", timeout=30)
-    seen: str = connection.execute("SELECT seen_at FROM alive").fetchone()[0]
-    connection.close()
-    return seen
-
-
 def _has_beaten_with(world: World) -> bool:
     """Our own beat has been written with the new time."""
-    return abs(from_rfc3339(_seen(world.folder)) - world.clock.now()) < timedelta(minutes=1)
+    [seen] = world.peek("SELECT seen_at FROM alive")
+    return abs(from_rfc3339(seen) - world.clock.now()) < timedelta(minutes=1)
 
 
 async def test_a_job_that_lost_its_claim_is_stopped(world: World) -> None:
@@ -260,6 +246,7 @@ async def test_a_lane_opens_again_when_the_engine_stops_a_job_while_it_is_settle
     assert await world.states() == {}
 
 
+@ALONE
 async def test_a_database_locked_by_another_process_only_delays(world: World) -> None:
     world.db.close()
     await world.open(busy_timeout=timedelta(seconds=0.1))
@@ -284,6 +271,7 @@ def _locking(blocker: sqlite3.Connection) -> Callable[[Job, Claim], Awaitable[Ou
     return body
 
 
+@ALONE
 async def test_a_full_disk_only_delays(world: World) -> None:
     await world.launch()
     pages = await world.db.write(lambda tx: tx.value("PRAGMA page_count"))

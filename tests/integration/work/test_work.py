@@ -7,12 +7,13 @@ from datetime import timedelta
 import pytest
 
 from reconciler.model.job import Claim, Job, Outcome
-from tests.integration.work.world import World, settings, until
+from tests.integration.work.world import World, until
 
 
 @pytest.mark.parametrize("is_alone", [True, False])
 async def test_everything_due_runs_once(world: World, is_alone: bool) -> None:
-    world.settings = settings(world.folder, is_alone=is_alone)
+    if not is_alone:
+        world.share()
     refs = [f"r{number}" for number in range(60)]
     await world.put(*refs)
     await world.launch()

@@ -1,17 +1,22 @@
-"""A store and the seam on real files, with numbers short enough for tests. Run as a program it is a peer process."""
+"""A store and the seam on a real database, with numbers short enough for tests. Run as a program it is a peer process."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from reconciler.model.clock import SystemClock
 from reconciler.model.job import Claim, Job, Outcome, Window
+from reconciler.model.secret import Secret
 from reconciler.store import jobs
-from reconciler.store.database import Database, Tx
+from reconciler.store.database import Backend, Database, Tx
 from reconciler.store.job_store import StoredJobs
 from reconciler.store.migrations import migrate
+from reconciler.store.postgres import Postgres
 from reconciler.store.sqlite import Sqlite
 from reconciler.work.engine import Work
 from reconciler.work.settings import WorkSettings
@@ -39,10 +44,11 @@ async def until(is_so: Callable[[], bool]) -> None:
 class World:
     """One process: what ran is in `started`, `ended` and, for all processes, in the file `log`."""
 
-    def __init__(self, folder: Path, *, is_alone: bool = True) -> None:
+    def __init__(self, folder: Path, url: str = "", *, is_alone: bool = True) -> None:
         self.folder = folder
+        self.url = url
         self.clock = MovableClock()
-        self.settings = settings(folder, is_alone=is_alone)
+        self.settings = settings(url or f"sqlite:///{folder / 'jobs.db'}", is_alone=is_alone and not url)
         self.started: list[str] = []
         self.ended: list[str] = []
         self.cancelled: list[str] = []
@@ -50,8 +56,22 @@ class World:
         self.body: Callable[[Job, Claim], Awaitable[Outcome]] = self.at_once
 
     async def open(self, busy_timeout: timedelta = timedelta(seconds=30)) -> None:
-        self.db = Database(Sqlite(self.folder / "reconciler.db", self.clock, busy_timeout))
+        self.db = Database(self.backend(busy_timeout))
         await migrate(self.db)
+
+    def backend(self, busy_timeout: timedelta = timedelta(seconds=30)) -> Backend:
+        if self.url:
+            return Postgres(Secret(self.url), self.clock.now)
+        return Sqlite(self.folder / "reconciler.db", self.clock, busy_timeout)
+
+    def share(self) -> None:
+        """Other processes work on the same store."""
+        self.settings = settings(self.settings.engine_url, is_alone=False)
+
+    def peek(self, sql: str) -> list[Any]:
+        """Read beside whatever is going on."""
+        with closing(self.backend().visit(is_reader=True)) as session, session.transaction("read") as tx:
+            return [row[0] for row in tx.all(sql)]
 
     async def launch(self) -> None:
         kinds = dict.fromkeys(("reconcile", "sync", "deliver"), self._run)
@@ -106,9 +126,9 @@ class World:
         return path.read_text().splitlines() if path.exists() else []
 
 
-def settings(folder: Path, *, is_alone: bool) -> WorkSettings:
+def settings(engine_url: str, *, is_alone: bool) -> WorkSettings:
     return WorkSettings(
-        engine_url=f"sqlite:///{folder / 'jobs.db'}",
+        engine_url=engine_url,
         is_alone=is_alone,
         window=Window(least=1),
         share_above=2,
@@ -122,8 +142,8 @@ def settings(folder: Path, *, is_alone: bool) -> WorkSettings:
     )
 
 
-async def _peer(folder: Path, *, is_alone: bool) -> None:
-    world = World(folder, is_alone=is_alone)
+async def _peer(folder: Path, url: str, *, is_alone: bool) -> None:
+    world = World(folder, url, is_alone=is_alone)
     await world.open()
     world.body = world.until_released
     await world.launch()
@@ -134,4 +154,4 @@ async def _peer(folder: Path, *, is_alone: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_peer(Path(sys.argv[1]), is_alone=sys.argv[2] == "alone"))
+    asyncio.run(_peer(Path(sys.argv[1]), os.environ.get("PEER_DATABASE", ""), is_alone=sys.argv[2] == "alone"))
