@@ -78,6 +78,15 @@ class Tx:
         cursor: Cursor = self._connection.stream(statement(sql, self.dialect), params)
         return cursor
 
+    def tuples(self, sql: str, /, **params: Any) -> Cursor:
+        """Rows as plain tuples, for the thousands of a page."""
+        if self.dialect == "sqlite":
+            plain = self._connection.cursor()
+            plain.row_factory = None
+            cursor: Cursor = plain.execute(sql, params)
+            return cursor
+        return self.execute(sql, params)
+
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
         """The cheap way to write many."""
         every = list(rows)

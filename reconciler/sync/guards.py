@@ -19,7 +19,7 @@ class PageGuard:
 
     def __init__(self) -> None:
         self._positions: set[bytes] = set()
-        self._last = b""
+        self._last: tuple[bytes, ...] = ()
         self._repeats = 0
         self._pages = 0
 
@@ -41,15 +41,8 @@ class PageGuard:
         self._positions.add(mark)
 
     def _check_repeat(self, page: Page) -> None:
-        if not page.payloads or page.position is None:
-            self._last = b""
-            return
-        body = blake2b(digest_size=16)
-        for payload in page.payloads:
-            body.update(payload)
-        mark = body.digest()
-        self._repeats = self._repeats + 1 if mark == self._last else 0
-        self._last = mark
+        last, self._last = self._last, page.payloads if page.position is not None else ()
+        self._repeats = self._repeats + 1 if last and page.payloads == last else 0
         # One record may end one window and begin the next; a remote that gives nothing else has no end.
         if self._repeats > (0 if len(page.payloads) > 1 else SINGLE_REPEATS):
             raise TransientError("the remote gave the same page again and again", reason=Reason.PROTOCOL_ERROR)
