@@ -308,7 +308,8 @@ async def test_a_reconcile_goes_first_at_the_next_page(up: World) -> None:
 
     up.remote().faults["tickets", 1].append(changed)
     paused = await up.go_on(run)
-    assert (paused.state, len(await _keys(up))) == ("due", 6)
+    assert paused.state == "due"
+    assert len(await _keys(up)) in {3, 6}  # the page before may be committed before or after the order
     await up.reconcile()
     assert (await up.go_on(run)).result == "success"
     assert len(await _keys(up)) == 9
