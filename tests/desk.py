@@ -7,9 +7,10 @@ holds what the composition root would: a book, connections, a journal, and jobs 
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ from reconciler.store.database import Backend, Database, Tx
 from reconciler.store.integrations import IntegrationRow
 from reconciler.store.migrations import migrate
 from reconciler.store.runs import NewRun, Run
+from reconciler.store.sqlite import Sqlite
 from reconciler.sync.run import Syncer
 
 T = TypeVar("T")
@@ -426,6 +428,12 @@ async def opened(backend: Backend, clock: VirtualClock) -> AsyncIterator[World]:
         yield World(database, clock)
     finally:
         database.close()
+
+
+def embedded(folder: Path) -> AbstractAsyncContextManager[World]:
+    """A world on a file, for tests to which the database does not matter."""
+    clock = VirtualClock()
+    return opened(Sqlite(folder / "reconciler.db", clock), clock)
 
 
 def tickets(*ids: int, at: str = "2026-03-02T09:{:02}:00Z", **more: Any) -> list[dict[str, Any]]:

@@ -183,6 +183,7 @@ async def test_the_loop_can_use_threads_after_stop(world: World) -> None:
     assert await asyncio.to_thread(lambda: 7) == 7
 
 
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("level", "said"), [(logging.INFO, set()), (logging.DEBUG, {"DEBUG"})])
 async def test_what_follows_from_cancelling_is_told_at_debug_only(
     level: int, said: set[str], world: World, caplog: pytest.LogCaptureFixture

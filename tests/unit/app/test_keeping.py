@@ -12,14 +12,14 @@ from reconciler.model.secret import Secret
 from reconciler.sdk.redact import Redactor
 from reconciler.store import journal
 from reconciler.store.errors import StoreFullError
-from tests.desk import World, desired, opened
+from tests.desk import World, desired, embedded
 
 VAULT = Vault(b"k" * KEY_BYTES)
 
 
 async def test_lines_wait_for_room_and_the_oldest_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "MOST_WAITING", 3)
-    async with opened(tmp_path) as world:
+    async with embedded(tmp_path) as world:
         await world.wish(desired("desk"))
         said, row = StoreJournal(world.db, world.clock, Redactor()), await world.row()
         for number in (1, 2, 3):
@@ -44,7 +44,7 @@ async def _fails(world: World, said: StoreJournal, monkeypatch: pytest.MonkeyPat
 
 async def test_a_token_and_the_one_before_it_are_hidden_and_older_ones_do_not_add_up(tmp_path: Path) -> None:
     redactor = Redactor()
-    async with opened(tmp_path) as world:
+    async with embedded(tmp_path) as world:
         await world.wish(desired("desk"))
         tokens = StoreTokens(world.db, VAULT, redactor, world.clock, (await world.row()).id)
         for number in range(4):

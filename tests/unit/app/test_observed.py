@@ -12,7 +12,7 @@ from reconciler.sdk.errors import TransientError
 from reconciler.serve.metrics import Metrics
 from reconciler.store import integrations
 from reconciler.store.deliveries import NewDelivery, create
-from tests.desk import World, opened
+from tests.desk import World, embedded
 
 
 async def nothing(_: Job) -> None:
@@ -27,7 +27,7 @@ def total(metrics: Metrics, name: str, **labels: str) -> float:
 
 async def test_waiting_for_a_target_is_no_attempt(tmp_path: Path) -> None:
     metrics = Metrics()
-    async with opened(tmp_path) as world:
+    async with embedded(tmp_path) as world:
         await world.up()
         world.deliverer.run = ObservedJobs(world.db, metrics, world.clock, nothing).wrap(world.deliverer.run)  # type: ignore[assignment,method-assign]
         delivery_id = await _delivery(world)
@@ -57,7 +57,7 @@ async def test_what_fails_is_due_again_and_counted(tmp_path: Path) -> None:
     async def broken(job: Job, claim: Claim) -> Outcome:
         raise ZeroDivisionError
 
-    async with opened(tmp_path) as world:
+    async with embedded(tmp_path) as world:
         kind = ObservedJobs(world.db, metrics, world.clock, nothing).wrap(broken)
         with pytest.raises(ZeroDivisionError):
             await kind(Job(1, "sync", "work", "1", "1", 1), Claim(1, 1, "work", "1", "me", 1))

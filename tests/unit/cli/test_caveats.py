@@ -8,13 +8,15 @@ import pytest
 
 from reconciler.cli.caveats import caveats
 from reconciler.store import shown
-from reconciler.store.database import Database, open_readonly
+from reconciler.store.database import Database
+from reconciler.store.location import open_readonly
 from reconciler.store.migrations import migrate
+from reconciler.store.sqlite import Sqlite
 from reconciler.store.state_directory import StateDirectory
 
 
 async def _store(state: StateDirectory, *, is_observing: bool) -> None:
-    database = Database.open_sqlite(state.database)
+    database = Database(Sqlite(state.database))
     await migrate(database)
     await database.write(lambda tx: shown.note_observing(tx, is_observing=is_observing))
     database.close()
