@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from reconciler.model.manifest import Duration
+from reconciler.model.secret import Secret
 from reconciler.model.written import Written
 
 
@@ -75,6 +76,21 @@ class Network(Written):
 class Log(Written):
     format: Literal["console", "json"] = "console"
     level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+DATABASE_ENV = "RECONCILER_DATABASE_URL"
+
+
+def database_url(env: Mapping[str, str]) -> Secret | None:
+    """Where state is kept instead of in the state directory: `RECONCILER_DATABASE_URL`, or a file that holds it."""
+    url, path = env.get(DATABASE_ENV, ""), env.get(f"{DATABASE_ENV}_FILE", "")
+    try:
+        url = url or (Path(path).read_text(encoding="utf-8").strip() if path else "")
+    except OSError as error:
+        raise SettingsError(f"{DATABASE_ENV}_FILE: {path}: {error.strerror}") from None
+    if url and not url.startswith(("postgresql://", "postgres://")):
+        raise SettingsError(f"{DATABASE_ENV}: expected postgresql://user:password@host:5432/database")
+    return Secret(url) if url else None
 
 
 def default_state_dir(env: Mapping[str, str]) -> Path:

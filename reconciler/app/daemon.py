@@ -23,6 +23,7 @@ from reconciler.app.book import AppliedSpec, SourceBook
 from reconciler.app.complaints import Complaints
 from reconciler.app.connections import ConnectionPool, Workshop
 from reconciler.app.keeping import FLUSH_SECONDS, StoreBlocks, StoreJournal
+from reconciler.app.leadership import Leadership
 from reconciler.app.observed import Kind, ObservedJobs
 from reconciler.app.parts import host_guard, network_settings, source_inputs, source_settings, tenant_policy
 from reconciler.app.recover import recover
@@ -56,19 +57,19 @@ from reconciler.sdk.budget import Budgets
 from reconciler.sdk.network import TlsContexts
 from reconciler.sdk.redact import Redactor
 from reconciler.serve.metrics import Metrics
-from reconciler.settings import Settings
+from reconciler.settings import Settings, database_url
 from reconciler.settings import Source as SourceOptions
 from reconciler.store import integrations, journal, shown
 from reconciler.store.database import Database
 from reconciler.store.errors import StoreError
 from reconciler.store.job_store import StoredJobs
 from reconciler.store.journal import SourceRow
+from reconciler.store.location import Location, backend
 from reconciler.store.migrations import migrate
-from reconciler.store.sqlite import Sqlite
 from reconciler.store.state_directory import StateDirectory
 from reconciler.sync.run import Syncer
 from reconciler.work.engine import Work
-from reconciler.work.settings import WorkSettings
+from reconciler.work.settings import WorkSettings, new_owner
 
 SECONDS_SCHEDULE = 1.0
 SECONDS_FRESHNESS = 15.0
@@ -115,6 +116,10 @@ class Daemon:
         self._routing = asyncio.Event()
         self._triggers: dict[str, asyncio.Event] = {s.name: asyncio.Event() for s in settings.sources}
         self.state = StateDirectory(settings.state_dir)
+        url = database_url(env)
+        self._location: Location = url or self.state.database
+        self._engine_url = url.reveal() if url else f"sqlite:///{self.state.jobs}"
+        self._is_shared = url is not None
         self.loops = Loops(self.clock)
         self.plan_summary = ""
         self.intaken: Intaken | None = None
@@ -124,8 +129,11 @@ class Daemon:
     async def start(self) -> None:
         """Everything up and running; raises SettingsError, StoreError or OSError with a message for a person."""
         self.state.acquire()
-        self.database = Database(Sqlite(self.state.database, self.clock))
+        self.database = Database(backend(self._location, self.clock))
         await migrate(self.database)
+        self.leadership = Leadership(self.database, self.clock, new_owner()) if self._is_shared else None
+        if self.leadership is not None:
+            await self.leadership.lead()
         await self._note_observing()
         self._wire()
         if not self._is_observing:
@@ -134,7 +142,7 @@ class Daemon:
         self._start_loops()
         await self.window.start()
         gc.collect()
-        self._logger.info("started", state=str(self.state.path), listening=self.window.address or "nowhere")
+        self._logger.info("started", state=self.database.where, listening=self.window.address or "nowhere")
         gc.freeze()  # what a daemon starts with lives as long as it does: collections need not walk it again
 
     async def _note_observing(self) -> None:
@@ -144,7 +152,7 @@ class Daemon:
 
     def _wire(self) -> None:
         settings, database, clock, random = self.settings, self.database, self.clock, self.random
-        vault = Vault(load_key(settings, self._env, self.state.keys))
+        vault = Vault(load_key(settings, self._env, self.state.keys, is_shared=self._is_shared))
         self.journal = StoreJournal(database, clock, self.redactor)
         self.budgets = Budgets(clock, shared=StoreBlocks(database))
         self.metrics = Metrics(self.budgets.states, lambda: database.refused)
@@ -186,7 +194,8 @@ class Daemon:
     def _wire_rooms(self) -> None:
         database, clock, random = self.database, self.clock, self.random
         self.subscribers = Subscribers()
-        self.intake = Intake(database, self.book, clock, is_observing=self._is_observing)
+        fence = self.leadership.check if self.leadership else None
+        self.intake = Intake(database, self.book, clock, fence, is_observing=self._is_observing)
         self.router = Router(database, self.subscribers, clock, self._wake)
         self.scheduler = Scheduler(database, self.book, clock, random, self._wake)
         self.prober = Prober(database, self.connections, clock, random, self.settings.probe_interval)
@@ -204,7 +213,7 @@ class Daemon:
             "sync": self._once_known(observed.wrap(syncer.run)),
             "deliver": self._once_known(observed.wrap(deliverer.run)),
         }
-        work = WorkSettings(engine_url=f"sqlite:///{self.state.jobs}")
+        work = WorkSettings(engine_url=self._engine_url)
         self.work = Work(StoredJobs(database), kinds, work, clock, Complaints(clock, self._logger))
 
     def _once_known(self, kind: Kind) -> Kind:
@@ -230,6 +239,8 @@ class Daemon:
 
     def _start_loops(self) -> None:
         loops = self.loops
+        if self.leadership is not None:
+            loops.forever("leadership", self.leadership.keep)
         for name, source in self.sources.items():
             loops.forever(f"source {name}", partial(self._follow, name, source))
         loops.every("orders", SECONDS_ORDERS, self._orders)
@@ -366,6 +377,15 @@ class Daemon:
         self._routing.set()
         self.work.wake()
 
+    async def until(self, stop: asyncio.Event) -> bool:
+        """Waits for `stop`, or for the loss of the lease; True for the former."""
+        ends = [stop] if self.leadership is None else [stop, self.leadership.lost]
+        waiting = [asyncio.create_task(event.wait()) for event in ends]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        return stop.is_set()
+
     async def stop(self) -> None:
         """Bounded by `stop_timeout` plus what closing files takes."""
         await self.loops.stop()
@@ -375,6 +395,8 @@ class Daemon:
         await self.connections.close()
         await self._last_lines()
         self.book.close()
+        if self.leadership is not None:
+            await self.leadership.leave()
         self.database.close()
         self.state.release()
         self._logger.info("stopped")
@@ -386,15 +408,30 @@ class Daemon:
             self._logger.error("the last log lines could not be stored", error=str(error))  # noqa: TRY400 the disk, not we
 
 
-async def run_until_signal(daemon: Daemon, started: Callable[[Daemon], Any] = lambda _: None) -> None:
-    """Run until SIGTERM or SIGINT; a second signal ends the process at once."""
+async def run_until_signal(daemon: Daemon, started: Callable[[Daemon], Any] = lambda _: None) -> bool:
+    """Run until SIGTERM or SIGINT; a second signal ends the process at once. False where it had to end by itself."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: os._exit(130) if stop.is_set() else stop.set())
-    await daemon.start()
+    starting = asyncio.create_task(daemon.start())
+    if not await _before(starting, stop):
+        return True
+    starting.result()
     started(daemon)
     try:
-        await stop.wait()
+        return await daemon.until(stop)
     finally:
         await daemon.stop()
+
+
+async def _before(starting: "asyncio.Task[None]", stop: asyncio.Event) -> bool:
+    """Whether the start came to its end first: a daemon that only stands by can be told to go."""
+    waiting = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return False
+    return True

@@ -4,6 +4,7 @@ In: a local repository or folder. Out: a `Plan`. No key and no network is used: 
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.desired.folder import scan_folder
 from reconciler.desired.parse_cache import ParseCache
@@ -14,6 +15,9 @@ from reconciler.model.plan import Plan
 from reconciler.model.state import ObservedState
 from reconciler.plan.compare import base_as_observed, compare
 from reconciler.sdk import registry
+
+if TYPE_CHECKING:
+    from reconciler.store.location import Location
 
 NOTHING_APPLIED = ObservedState("", {})
 
@@ -51,16 +55,15 @@ class Offline:
         return compare(self.read(head).holding(observed.integrations), observed, approved=approved)
 
 
-def applied_state(state_dir: Path) -> tuple[ObservedState, frozenset[str]] | None:
-    """What the daemon of that state directory applied, and prunes it may do; None where there is no store."""
-    database = state_dir / "reconciler.db"
-    if not database.is_file():
+def applied_state(location: "Location") -> tuple[ObservedState, frozenset[str]] | None:
+    """What the daemon of that store applied, and prunes it may do; None where there is no store."""
+    if isinstance(location, Path) and not location.is_file():
         return None
     # The plan between two revisions needs no store, and most plans are of that kind.
     from reconciler.store import integrations, journal
     from reconciler.store.location import open_readonly
     from reconciler.store.migrations import check_version
 
-    with open_readonly(database) as tx:
-        check_version(tx, str(database))
+    with open_readonly(location) as tx:
+        check_version(tx, "the store")
         return integrations.observed_state(tx), journal.approvals(tx)

@@ -53,10 +53,18 @@ def _derive(key: bytes, purpose: bytes) -> bytes:
     return hmac.new(key, b"reconciler " + purpose, hashlib.sha256).digest()
 
 
-def load_key(settings: Settings, env: Mapping[str, str], keys: Path) -> bytes:
-    """The master key from the environment, a file, or the state directory, where it is made if there is none."""
+def load_key(settings: Settings, env: Mapping[str, str], keys: Path, *, is_shared: bool = False) -> bytes:
+    """The master key from the environment, a file, or the state directory, where it is made if there is none.
+
+    `is_shared`: several processes use the database, so none of them may make a key of its own.
+    """
     if env.get("RECONCILER_MASTER_KEY"):
         return _decode(env["RECONCILER_MASTER_KEY"], "RECONCILER_MASTER_KEY")
+    if is_shared and settings.master_key_file is None:
+        raise SettingsError(
+            "on PostgreSQL the master key must be given, the same to every daemon: RECONCILER_MASTER_KEY or "
+            f"RECONCILER_MASTER_KEY_FILE; make one: openssl rand -base64 {KEY_BYTES}"
+        )
     path = settings.master_key_file or keys / "master.key"
     if settings.master_key_file is None:
         keys.mkdir(mode=0o700, exist_ok=True)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from reconciler.cli.options import add_output, add_state_dir, examples
-from reconciler.cli.store_access import state_dir
+from reconciler.cli.store_access import CommandError, location, state_dir
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +40,12 @@ def run(args: argparse.Namespace) -> int:
         if args.base is not None:
             plan = offline.plan_between(args.base, args.head)
         else:
-            folder = state_dir(args)
-            applied = applied_state(folder)
+            applied = applied_state(location(args))
             if applied is None:
-                print(f"nothing was applied yet by a daemon with state in {folder}", file=sys.stderr)
+                print(f"nothing was applied yet by a daemon with state in {state_dir(args)}", file=sys.stderr)
             observed, approved = applied or (NOTHING_APPLIED, frozenset())
             plan = offline.plan_against(observed, args.head, approved)
-    except (SourceError, StoreError, OSError) as error:
+    except (CommandError, SourceError, StoreError, OSError) as error:
         print(f"reconciler plan: {error}", file=sys.stderr)
         return 1
     sys.stdout.write(render(plan, args.output))

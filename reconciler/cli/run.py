@@ -70,8 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
         daemon = Daemon(settings, os.environ, is_observing=args.observe)
         configure_log(settings.log, daemon.redactor)
-        asyncio.run(run_until_signal(daemon))
+        return 0 if asyncio.run(run_until_signal(daemon)) else 1
     except (SettingsError, StoreError, OSError) as error:
         print(f"reconciler run: {error}", file=sys.stderr)
         return 1
-    return 0

@@ -11,7 +11,7 @@ from reconciler.cli.caveats import caveats
 from reconciler.cli.columns import aligned, one_line
 from reconciler.cli.names import meant
 from reconciler.cli.options import NAME, add_output, add_state_dir, examples
-from reconciler.cli.store_access import CommandError, find_integration, guarded, reading, state_dir
+from reconciler.cli.store_access import CommandError, find_integration, guarded, location, reading
 from reconciler.cli.times import ago
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     now = datetime.now(UTC)
     with reading(args) as tx:
-        seen, notes = overview(tx, now), caveats(state_dir(args), tx)
+        seen, notes = overview(tx, now), caveats(location(args), tx)
         if args.name:
             is_bare = args.workspace is not None and "/" not in args.name
             row = find_integration(tx, f"{args.workspace}/{args.name}" if is_bare else args.name)

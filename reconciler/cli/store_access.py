@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reconciler.model.ids import Ref
     from reconciler.store.database import Tx
     from reconciler.store.integrations import IntegrationRow
+    from reconciler.store.location import Location
 
 ANSWER_SECONDS = 30.0
 POLL_SECONDS = 0.05
@@ -33,15 +34,26 @@ def state_dir(args: argparse.Namespace) -> Path:
     return Path(given) if given else default_state_dir(os.environ)
 
 
+def location(args: argparse.Namespace) -> "Location":
+    """Where the store is: the database that the environment names, unless a state directory is named here."""
+    from reconciler.settings import SettingsError, database_url
+
+    try:
+        url = None if args.state_dir else database_url(os.environ)
+    except SettingsError as error:
+        raise CommandError(str(error)) from None
+    return url or state_dir(args) / "reconciler.db"
+
+
 @contextmanager
 def reading(args: argparse.Namespace) -> "Iterator[Tx]":
     """One snapshot of the daemon's store, also while it works."""
     from reconciler.store.location import open_readonly
     from reconciler.store.migrations import check_version
 
-    path = state_dir(args) / "reconciler.db"
-    with open_readonly(path) as tx:
-        check_version(tx, str(path))
+    place = location(args)
+    with open_readonly(place) as tx:
+        check_version(tx, "the store")
         yield tx
 
 
@@ -77,11 +89,12 @@ def order(args: argparse.Namespace, kind: str, integration_id: int | None, param
 
     from reconciler.model.clock import rfc3339
     from reconciler.store import journal
+    from reconciler.store.location import write_once
 
-    folder = state_dir(args)
     demand_daemon(args)
     by = getuser()
-    public_id = _write(folder, lambda tx: journal.ask(tx, kind, integration_id, params, by, rfc3339(datetime.now(UTC))))
+    at = rfc3339(datetime.now(UTC))
+    public_id = write_once(location(args), lambda tx: journal.ask(tx, kind, integration_id, params, by, at))
     deadline, daemon = time.monotonic() + ANSWER_SECONDS, DaemonWatch(args, "the order stays and is done")
     while time.monotonic() < deadline:
         daemon.check()
@@ -95,24 +108,37 @@ def order(args: argparse.Namespace, kind: str, integration_id: int | None, param
     raise CommandError(f"the daemon has not answered within {ANSWER_SECONDS:.0f} s; the order stays and will be done")
 
 
-def _write(folder: Path, call: "Callable[[Tx], str]") -> str:
-    from reconciler.store.location import write_once
-
-    return write_once(folder / "reconciler.db", call)
-
-
 def demand_daemon(args: argparse.Namespace) -> None:
     """Raises CommandError where nobody would carry an order out."""
-    folder = state_dir(args)
-    if not daemon_runs(folder):
-        raise CommandError(f"no daemon works on {folder}; start one with: reconciler run, or name another --state-dir")
+    if not daemon_works(args):
+        place = location(args)
+        where = f"{place.parent}" if isinstance(place, Path) else "that database"
+        raise CommandError(f"no daemon works on {where}; start one with: reconciler run, or name another --state-dir")
+
+
+def daemon_works(args: argparse.Namespace) -> bool:
+    """Whether a process leads on the store that these commands read."""
+    place = location(args)
+    if isinstance(place, Path):
+        return daemon_runs(place.parent)
+    with reading(args) as tx:
+        return is_led(place, tx)
+
+
+def is_led(location: "Location", tx: "Tx") -> bool:
+    """A daemon holds the lock of a state directory, or the lease of a shared database."""
+    if isinstance(location, Path):
+        return daemon_runs(location.parent)
+    from reconciler.store import leases
+
+    return leases.holder(tx, leases.CONTROLLER, tx.now()) is not None
 
 
 class DaemonWatch:
     """For whoever waits: `check` raises CommandError soon after the daemon is gone. `what` goes on when it is back."""
 
     def __init__(self, args: argparse.Namespace, what: str) -> None:
-        self._folder = state_dir(args)
+        self._args = args
         self._what = what
         self._next = time.monotonic() + GONE_SECONDS
 
@@ -121,7 +147,7 @@ class DaemonWatch:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + GONE_SECONDS
-        if not daemon_runs(self._folder):
+        if not daemon_works(self._args):
             raise CommandError(f"the daemon has stopped; {self._what} when it runs again")
 
 

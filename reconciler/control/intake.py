@@ -44,12 +44,24 @@ class Intaken:
 
 
 class Intake:
-    """Takes desired states over. With `is_observing` it plans and reports, but leaves rows and remotes as they are."""
+    """Takes desired states over. With `is_observing` it plans and reports, but leaves rows and remotes as they are.
 
-    def __init__(self, database: Database, resolver: Resolver, clock: Clock, *, is_observing: bool = False) -> None:
+    `fence` raises inside the transaction where this process may not decide any more.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        resolver: Resolver,
+        clock: Clock,
+        fence: Callable[[Tx], None] | None = None,
+        *,
+        is_observing: bool = False,
+    ) -> None:
         self._database = database
         self._resolver = resolver
         self._clock = clock
+        self._fence = fence
         self._is_observing = is_observing
         self._turn = asyncio.Lock()
 
@@ -70,7 +82,13 @@ class Intake:
         if self._is_observing:
             await self._database.write(lambda tx: _report(tx, plan, "observed", now))
             return Intaken(plan, (), ())
-        return await self._database.write(lambda tx: _take(tx, plan, resolution, self._resolver.authored, now))
+        return await self._database.write(lambda tx: self._write(tx, plan, resolution, now))
+
+    def _write(self, tx: Tx, plan: Plan, resolution: Resolution, now: datetime) -> Intaken:
+        """Not what a process read that no longer leads: it may be older than what is in force."""
+        if self._fence is not None:
+            self._fence(tx)
+        return _take(tx, plan, resolution, self._resolver.authored, now)
 
 
 def _take(tx: Tx, plan: Plan, resolution: Resolution, author: Author, now: datetime) -> Intaken:

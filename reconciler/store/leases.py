@@ -7,6 +7,7 @@ from reconciler.model.clock import rfc3339
 from reconciler.store.database import Tx
 
 # A time further ahead than any lease was written before the clock was set back: as good as expired.
+CONTROLLER = "controller"
 IMPOSSIBLE = timedelta(seconds=90)
 
 

@@ -61,6 +61,15 @@ class Transact:
             system_database_engine=self._engine, serializer=self._serializer, application_name=APPLICATION
         )
         self._register_queues()
+        if self._settings.is_alone:
+            self._forget_predecessors()
+
+    def _forget_predecessors(self) -> None:
+        """On a server rows of a process that is gone outlive it; ours say what is to be done again."""
+        while left := self._client.list_workflows(
+            status=UNFINISHED, limit=PRUNE_CHUNK, load_input=False, load_output=False
+        ):
+            self._client.delete_workflows([workflow.workflow_id for workflow in left])
 
     def launch(self, body: Body) -> None:
         """On the loop's own thread, for some 50 ms: jobs run on the loop that is running now."""

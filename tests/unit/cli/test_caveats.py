@@ -24,7 +24,7 @@ async def _store(state: StateDirectory, *, is_observing: bool) -> None:
 
 def _said(state: StateDirectory) -> list[str]:
     with open_readonly(state.database) as tx:
-        return caveats(state.path, tx)
+        return caveats(state.database, tx)
 
 
 async def test_a_daemon_at_work_needs_no_word_and_one_that_observes_or_is_gone_does(tmp_path: Path) -> None:
