@@ -66,6 +66,7 @@ from reconciler.store.job_store import StoredJobs
 from reconciler.store.journal import SourceRow
 from reconciler.store.location import Location, backend
 from reconciler.store.migrations import migrate
+from reconciler.store.scrub import scrub
 from reconciler.store.state_directory import StateDirectory
 from reconciler.sync.run import Syncer
 from reconciler.work.engine import Work
@@ -77,6 +78,7 @@ SECONDS_ORDERS = 0.25
 SECONDS_ROUTE = 2.0
 SECONDS_RETENTION = 3600.0
 SECONDS_SECRETS = 30.0
+SECONDS_SCRUB = 2.0
 NOT_YET_KNOWN = timedelta(seconds=0.5)
 RETENTION_DAYS = 90
 
@@ -246,6 +248,7 @@ class Daemon:
         loops.every("orders", SECONDS_ORDERS, self._orders)
         loops.every("journal", FLUSH_SECONDS, self.journal.flush)
         loops.every("retention", SECONDS_RETENTION, self._retain)
+        loops.every("scrub", SECONDS_SCRUB, partial(scrub, self.database))
         loops.forever("loop lag", self.metrics.watch_loop)
         loops.every("board", SECONDS_SCHEDULE, self.window.refresh)
         if self._is_observing:

@@ -59,7 +59,7 @@ class ObservedJobs:
     async def _synced(self, job: Job, outcome: Outcome, seconds: float) -> None:
         run = await self._database.read(lambda tx: runs.get(tx, int(job.ref)))
         row = await self._database.read(lambda tx: integrations.get(tx, run.integration_id)) if run else None
-        if run is not None and row is not None and run.result is not None:
+        if run is not None and row is not None and run.result is not None and run.restores is None:
             self._metrics.observe_run(row.type, row.workspace, row.name, run.result, seconds, run.counts)
 
     async def _delivered(self, job: Job, outcome: Outcome, seconds: float) -> None:

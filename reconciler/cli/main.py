@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "run the daemon",
     "status": "show integrations and how they fare",
     "sync": "start a sync, or cancel one",
+    "dataset": "show, compare, export, roll back or erase what was synced",
     "logs": "show the log of an integration",
     "deliveries": "list deliveries; show, retry or cancel one",
     "reconcile": "look at one integration, or all of Git, now",

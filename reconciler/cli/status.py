@@ -214,7 +214,8 @@ def _run_row(r: "Run") -> tuple[str, ...]:
     n = r.counts
     numbers = f"+{n.added} ~{n.updated} -{n.deleted} ={n.unchanged}" + (f" !{n.rejected}" if n.rejected else "")
     why = ": ".join(part for part in (r.reason, r.error) if part) if r.result != "success" else ""
-    return r.public_id, f"{r.requested_at[:19]}Z", r.scope, str(r.result or r.state), numbers, one_line(why)
+    what = r.scope if r.restores is None else f"rollback to {r.restores}"
+    return r.public_id, f"{r.requested_at[:19]}Z", what, str(r.result or r.state), numbers, one_line(why)
 
 
 def _indented(rows: Sequence[Sequence[str]]) -> list[str]:

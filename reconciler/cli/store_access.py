@@ -5,10 +5,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from getpass import getuser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from reconciler.cli import names
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reconciler.store.integrations import IntegrationRow
     from reconciler.store.location import Location
 
+T = TypeVar("T")
 ANSWER_SECONDS = 30.0
 POLL_SECONDS = 0.05
 GONE_SECONDS = 2.0
@@ -55,6 +56,24 @@ def reading(args: argparse.Namespace) -> "Iterator[Tx]":
     with open_readonly(place) as tx:
         check_version(tx, "the store")
         yield tx
+
+
+class Snapshots(Protocol):
+    """Each call is one snapshot: none lasts while a pager waits for its reader."""
+
+    def __call__(self, query: "Callable[[Tx], T]") -> T: ...
+
+
+@contextmanager
+def snapshots(args: argparse.Namespace) -> Iterator[Snapshots]:
+    """For commands that read long, over one connection."""
+    from reconciler.store.location import backend
+    from reconciler.store.migrations import check_version
+
+    path = state_dir(args) / "reconciler.db"
+    with closing(backend(path).visit(is_reader=True)) as session:
+        session.run(lambda tx: check_version(tx, str(path)), "read")
+        yield lambda query: session.run(query, "read")
 
 
 def find_integration(tx: "Tx", text: str, *, with_removed: bool = False) -> "IntegrationRow":

@@ -24,6 +24,7 @@ from reconciler.cli.store_access import (
 
 if TYPE_CHECKING:
     from reconciler.cli.run_progress import Seen
+    from reconciler.store.runs import Run
 
 LOOK_SECONDS = 0.2
 
@@ -114,21 +115,36 @@ def _until_startable(args: argparse.Namespace, integration_id: int) -> bool:
 
 
 def _wait(args: argparse.Namespace, public_id: str) -> int:
-    from reconciler.cli.run_progress import follow, result_text
-    from reconciler.model.record import RunResult
+    from reconciler.cli.run_progress import result_text
+
+    run = watched(args, public_id)
+    if run is None:
+        return 130
+    print(result_text(run))
+    demand_success(run)
+    return 0
+
+
+def watched(args: argparse.Namespace, public_id: str) -> "Run | None":
+    """Show the run until it is done; its last state, None after Ctrl-C."""
+    from reconciler.cli.run_progress import follow
 
     daemon = DaemonWatch(args, f"{public_id} goes on")
     try:
-        run = follow(lambda: _look(args, public_id, daemon))
+        return follow(lambda: _look(args, public_id, daemon))
     except KeyboardInterrupt:
         look, end = f"reconciler logs {args.name} --run {public_id} -f", f"reconciler sync cancel {public_id}"
         print(f"reconciler: {public_id} goes on in the daemon; look: {look}; end it: {end}", file=sys.stderr)
-        return 130
-    print(result_text(run))
-    if run.result is RunResult.SUCCESS:
-        return 0
-    why = ": ".join(part for part in (run.reason, run.error) if part)
-    raise CommandError(f"{public_id} was {run.result}" + (f": {why}" if why else ""))
+        return None
+
+
+def demand_success(run: "Run") -> None:
+    """Raises CommandError with how else the run ended."""
+    from reconciler.model.record import RunResult
+
+    if run.result is not RunResult.SUCCESS:
+        why = ": ".join(part for part in (run.reason, run.error) if part)
+        raise CommandError(f"{run.public_id} was {run.result}" + (f": {why}" if why else ""))
 
 
 def _look(args: argparse.Namespace, public_id: str, daemon: DaemonWatch) -> "Seen":

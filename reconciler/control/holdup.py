@@ -82,6 +82,8 @@ def of_run(tx: Tx, run: Run, now: datetime) -> Holdup | None:
     """What keeps this run waiting. None where it is under way or done, or where its turn comes in a moment."""
     if run.state != "due":
         return None
+    if run.restores is not None:  # asks no remote
+        return _behind(tx, run, now)
     row = integrations.get(tx, run.integration_id)
     if row is None:
         return None

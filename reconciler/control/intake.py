@@ -130,7 +130,8 @@ def _why_off(desired: DesiredIntegration) -> Reason:
 
 def _stop_runs(tx: Tx, integration_id: int, reason: Reason) -> list[int]:
     """Now, because the reconcile that lets go, disables or suspends waits for the lane that a run holds."""
-    ids = [run.id for run in runs.open_runs(tx, integration_id)]
+    is_all = reason in {Reason.PRUNED, Reason.DISABLED}
+    ids = [run.id for run in (runs.open_runs if is_all else runs.open_syncs)(tx, integration_id)]
     for run_id in ids:
         runs.cancel(tx, run_id, reason)
     return ids

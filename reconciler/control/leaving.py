@@ -18,10 +18,11 @@ from reconciler.model.state import DesiredIntegration
 from reconciler.sdk.contract import Subscribes
 from reconciler.sdk.errors import ConnectorError, TransientError
 from reconciler.sdk.live import Connections, Journal, NotConnectableError
-from reconciler.store import agenda, conditions, dataset, deliveries, integrations, inventory, jobs, journal, runs
+from reconciler.store import agenda, conditions, deliveries, erasure, integrations, inventory, jobs, journal, runs
 from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.integrations import IntegrationRow
+from reconciler.store.runs import Run
 
 LETTING_GO_TRIES = 32
 BY_GIT = "git"
@@ -58,7 +59,7 @@ class Leaver:
                 journal.emit(tx, row.id, Lifecycle.SUSPENDED, at, {"message": message})
             said = Say(ConditionType.CONNECTED, Truth.FALSE, Reason.SUSPENDED, message)
             conditions.say(tx, row.id, row.generation, [said, *_OVER], at)
-            return _cancel_runs(tx, row.id, Reason.SUSPENDED)
+            return _cancelled(tx, runs.open_syncs(tx, row.id), Reason.SUSPENDED)
 
         await self._stopper.end(await self._database.write(record))
         return Outcome(from_rfc3339(row.suspended_until)) if row.suspended_until else Outcome()
@@ -100,7 +101,7 @@ class Leaver:
             if not integrations.record_removed(tx, row.id, row.generation, at):
                 return False
             if policy == "purge":
-                dataset.purge(tx, row.id)
+                erasure.purge(tx, row.id, at)
             everything = [Say(t, None) for t in ConditionType if t is not ConditionType.READY]
             conditions.say(tx, row.id, row.generation, everything, at)
             return True
@@ -116,7 +117,7 @@ class Leaver:
         def cancel(tx: Tx) -> list[int]:
             for delivery_id in deliveries.cancel_open(tx, row.id, reason, at):
                 jobs.drop(tx, kind="deliver", ref=str(delivery_id))
-            return _cancel_runs(tx, row.id, reason)
+            return _cancelled(tx, runs.open_runs(tx, row.id), reason)
 
         await self._stopper.end(await self._database.write(cancel))
 
@@ -153,8 +154,8 @@ class Leaver:
         return rfc3339(self._clock.now())
 
 
-def _cancel_runs(tx: Tx, integration_id: int, reason: Reason) -> list[int]:
-    ids = [run.id for run in runs.open_runs(tx, integration_id)]
+def _cancelled(tx: Tx, open_runs: Sequence[Run], reason: Reason) -> list[int]:
+    ids = [run.id for run in open_runs]
     for run_id in ids:
         runs.cancel(tx, run_id, reason)
     return ids

@@ -1,56 +1,28 @@
-"""What operators ask for over the store: sync, cancel, reconcile, suspend, approve, retry or cancel a delivery.
+"""What operators ask for over the store: sync, cancel, reconcile, suspend, approve, retry or cancel a delivery, and more.
 
 The command line writes a request row; the daemon does it here and answers in the row. The same functions serve a
 command that finds no daemon running.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
-from reconciler.control import holdup
+from reconciler.control import dataset_orders, holdup
+from reconciler.control.carried import ASKED_PRIO, Asked, Carried, OrderError, integration_of, state_delivering
 from reconciler.control.schedule import make_run
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
-from reconciler.model.condition import ConditionType, Reason
+from reconciler.model.condition import Reason
 from reconciler.model.event import DeliveryStatus
 from reconciler.model.record import Scope
-from reconciler.store import conditions, deliveries, integrations, jobs, journal, runs
-from reconciler.store.conditions import Say
+from reconciler.store import deliveries, integrations, jobs, journal, runs
 from reconciler.store.database import Database, Tx
 from reconciler.store.errors import StoreError
 from reconciler.store.journal import OperatorRequest
 from reconciler.store.runs import NewRun
 
-ASKED_PRIO = 20
+__all__ = ["Carried", "OrderError", "Orders", "carry_out"]
 _RETRYABLE = (DeliveryStatus.DEAD, DeliveryStatus.UNKNOWN, DeliveryStatus.CANCELLED, DeliveryStatus.DELIVERED)
-
-
-class OrderError(Exception):
-    """The order cannot be carried out; the message says why and what to do instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Work that a person waits for: it is started at once. `cancelled` runs are stopped."""
-
-    kind: str
-    ref: str
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """What an order came to: the answer for the person, and what the daemon has to start or stop now.
-
-    `kind` and `by` are of the order, for the log.
-    """
-
-    result: Mapping[str, Any]
-    start: tuple[Asked, ...] = ()
-    stop: tuple[Asked, ...] = ()
-    is_replan: bool = False
-    kind: str = ""
-    by: str = ""
 
 
 def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
@@ -58,6 +30,9 @@ def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     known: Mapping[str, Callable[[Tx, OperatorRequest, datetime], Carried]] = {
         "sync": _sync,
         "cancel-sync": _cancel_sync,
+        "rollback": _roll_back,
+        "erase": dataset_orders.erase,
+        "purge": dataset_orders.purge,
         "reconcile": _reconcile,
         "suspend": _suspend,
         "resume": _resume,
@@ -73,19 +48,14 @@ def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
 
 
 def _acts(order: OperatorRequest) -> bool:
-    """Whether somebody has to do something at a remote; a reconcile of all begins with a look at Git."""
-    return order.kind in {"sync", "retry-delivery"} or (order.kind == "reconcile" and order.integration_id is not None)
-
-
-def _integration(tx: Tx, order: OperatorRequest) -> integrations.IntegrationRow:
-    row = integrations.get(tx, order.integration_id) if order.integration_id is not None else None
-    if row is None or row.removed_at is not None:
-        raise OrderError("no such integration")
-    return row
+    """Whether a job has to be done for it; a reconcile of all begins with a look at Git."""
+    return order.kind in {"sync", "rollback", "retry-delivery"} or (
+        order.kind == "reconcile" and order.integration_id is not None
+    )
 
 
 def _sync(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
-    row = _integration(tx, order)
+    row = integration_of(tx, order)
     held = holdup.of_integration(tx, row)
     if held is not None:
         raise OrderError(f"{row.ref} cannot be synced now: {held}")
@@ -117,30 +87,40 @@ def _cancel_sync(tx: Tx, order: OperatorRequest, _: datetime) -> Carried:
 def _reconcile(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     if order.integration_id is None:
         return Carried({"all": True}, is_replan=True)
-    row = _integration(tx, order)
+    row = integration_of(tx, order)
     key = str(row.id)
     jobs.put(tx, kind="reconcile", ref=key, key=key, prio=ASKED_PRIO, due_at=now)
     return Carried({"integration": str(row.ref)}, start=(Asked("reconcile", key),))
 
 
 def _suspend(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
-    row = _integration(tx, order)
+    row = integration_of(tx, order)
     until = order.params.get("until")
     if until and from_rfc3339(until) <= now:
         raise OrderError(f"{until} is in the past")
     integrations.suspend(tx, row.id, order.requested_by or "operator", str(order.params.get("reason", "")), until)
-    stopped = runs.open_runs(tx, row.id)
+    stopped = runs.open_syncs(tx, row.id)
     for run in stopped:
         runs.cancel(tx, run.id, Reason.SUSPENDED)
     return replace(_reconcile(tx, order, now), stop=tuple(Asked("sync", str(run.id)) for run in stopped))
 
 
 def _resume(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
-    row = _integration(tx, order)
+    row = integration_of(tx, order)
     if row.suspended_by == "git":
         raise OrderError(f"{row.ref} is suspended by its manifest; set spec.suspend to false in Git")
     integrations.suspend(tx, row.id, "", "", None)
     return _reconcile(tx, order, now)
+
+
+def _roll_back(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    """With `suspend` the next sync cannot undo it before somebody has looked."""
+    carried = dataset_orders.roll_back(tx, order, now)
+    if not order.params.get("suspend"):
+        return carried
+    params = {"reason": f"rolled back to version {order.params['version']}"}
+    suspended = _suspend(tx, replace(order, params=params), now)
+    return replace(carried, start=suspended.start + carried.start)
 
 
 def _approve(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
@@ -163,6 +143,8 @@ def _retry_delivery(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
         key = str(delivery.integration_id)
         jobs.put(tx, kind="deliver", ref=str(delivery.id), key=key, prio=ASKED_PRIO, due_at=now)
         return Carried({"delivery": delivery.public_id}, start=(Asked("deliver", str(delivery.id)),))
+    if delivery.reason == Reason.ERASED:
+        raise OrderError(f"{delivery.public_id} cannot be sent again: {delivery.error}")
     if delivery.status not in _RETRYABLE:
         raise OrderError(f"{delivery.public_id} is {delivery.status}; only an ended delivery can be sent again")
     if not delivery.fields and delivery.error:
@@ -182,19 +164,8 @@ def _cancel_delivery(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     if not deliveries.cancel(tx, delivery.id, Reason.CANCELLED, rfc3339(now)):
         raise OrderError(f"{delivery.public_id} is {delivery.status}; only a pending or failed one can be cancelled")
     jobs.drop(tx, kind="deliver", ref=str(delivery.id))
-    _state_delivering(tx, delivery.integration_id, rfc3339(now))
+    state_delivering(tx, delivery.integration_id, rfc3339(now))
     return Carried({"delivery": delivery.public_id})
-
-
-def _state_delivering(tx: Tx, integration_id: int, at: str) -> None:
-    """Nothing is to be tried again any more: what was said of it goes, until the next delivery tells."""
-    row = integrations.get(tx, integration_id)
-    said = conditions.conditions(tx, integration_id).get(ConditionType.DELIVERING)
-    is_over = (
-        said is not None and said.reason is Reason.DELIVERY_FAILING and not deliveries.failing(tx, integration_id)[0]
-    )
-    if row is not None and is_over:
-        conditions.say(tx, integration_id, row.generation, [Say(ConditionType.DELIVERING, None)], at)
 
 
 class Orders:

@@ -41,8 +41,7 @@ class Stopper:
     def _tell(self, run: Run) -> None:
         token = current_run.set(run.id)
         try:
-            said = {"reason": run.reason, "scope": run.scope, **run.counts.told}
-            self._journal(run.integration_id, LogLevel.INFO, "sync cancelled", **said)
+            self._journal(run.integration_id, LogLevel.INFO, f"{run.title} cancelled", reason=run.reason, **run.told)
         finally:
             current_run.reset(token)
 

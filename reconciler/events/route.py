@@ -134,31 +134,35 @@ def _batch(tx: Tx, integration_id: int, ref: Ref, after: int, wanted: Sequence[S
     made: list[NewDelivery] = []
     chosen: dict[str, list[Subscription]] = {}  # asked once for each type: there may be thousands of both
     for version in versions:
-        event_type = _event_type(version)
-        if event_type is None:
+        told_as = _told_as(tx, version)
+        if told_as is None:
             continue
+        event_type = f"{singular(version.entity)}.{EVENT_OF[told_as]}"
         if event_type not in chosen:
             chosen[event_type] = _chosen(wanted, ref.workspace, ref.name, event_type)
         if chosen[event_type]:
-            made += _deliveries(_record_event(tx, ref, version, event_type), integration_id, chosen[event_type])
+            made += _deliveries(_record_event(tx, ref, version, told_as), integration_id, chosen[event_type])
     return _Batch(versions[-1].number - (integration_id << dataset.SHIFT), made)
 
 
-def _event_type(version: Version) -> str | None:
-    if version.is_silent or version.op not in EVENT_OF:
+def _told_as(tx: Tx, version: Version) -> Operation | None:
+    """What subscribers see of it: a record that a rollback brought back was created again, any other updated."""
+    if version.is_silent:
         return None
-    return f"{singular(version.entity)}.{EVENT_OF[version.op]}"
+    if version.op is not Operation.RESTORE:
+        return version.op
+    return Operation.UPDATE if dataset.payload_of(tx, version.prev) is not None else Operation.CREATE
 
 
-def _record_event(tx: Tx, ref: Ref, version: Version, event_type: str) -> Event:
+def _record_event(tx: Tx, ref: Ref, version: Version, told_as: Operation) -> Event:
     before = dataset.payload_of(tx, version.prev)
     previous = msgspec.json.decode(before) if before else {}
     record = msgspec.json.decode(version.payload) if version.payload else previous
     previous, record = _object(previous), _object(record)
-    fields = record.keys() | previous.keys() if version.op is Operation.UPDATE else ()
+    fields = record.keys() | previous.keys() if told_as is Operation.UPDATE else ()
     return Event(
         id=f"evt_{version.number:x}",
-        type=event_type,
+        type=f"{singular(version.entity)}.{EVENT_OF[told_as]}",
         at=from_rfc3339(version.at),
         workspace=ref.workspace,
         integration=ref.name,

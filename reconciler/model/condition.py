@@ -76,6 +76,7 @@ class Reason(StrEnum):
     LATE = "Late"
     STALE = "Stale"
     CANCELLED = "Cancelled"
+    ERASED = "Erased"
     FENCED = "Fenced"
     STORE_FULL = "StoreFull"
     DELIVERY_FAILING = "DeliveryFailing"

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Operation(StrEnum):
-    """What a record version did. RESTORE (of a rollback) becomes no event unless asked."""
+    """What a record version did. RESTORE (of a rollback) becomes no event unless asked, and then one of the others."""
 
     CREATE = "create"
     UPDATE = "update"

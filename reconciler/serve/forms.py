@@ -169,4 +169,5 @@ def run_form(run: Run) -> dict[str, Any]:
             "rejected": counts.rejected,
         },
         "dataset_version": run.dataset_version,
+        "restores": run.restores,
     }

@@ -6,18 +6,21 @@ are `integration id * 2^40 + seq`, so the log of one integration is a range of t
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
+
+import msgspec
 
 from reconciler.model.event import Operation
 from reconciler.model.record import Counts, Page
 from reconciler.store.database import Tx
 
 SHIFT = 40
+_ENCODE = msgspec.json.Encoder().encode
 OPS = {1: Operation.CREATE, 2: Operation.UPDATE, 3: Operation.DELETE, 4: Operation.RESTORE}
-_CREATE, _UPDATE, _DELETE = 1, 2, 3
+_CREATE, _UPDATE, _DELETE, _RESTORE = 1, 2, 3, 4
 GONE = b"\0" * 16
 
 
@@ -72,68 +75,90 @@ def fence(tx: Tx, run_id: int, fence_number: int) -> None:
 def commit_page(tx: Tx, commit: PageCommit, page: Page) -> Counts:
     """Store one page; returns what it changed. A key that occurs twice counts once: a deletion wins, else the later."""
     fence(tx, commit.run_id, commit.fence)
-    gone = dict.fromkeys(page.deleted)
-    latest = {k: p for k, p in zip(page.keys, page.payloads, strict=True) if k not in gone}
-    known = _heads(tx, commit.entity_id, [*latest, *gone])
-    writer = _Writer(commit, known)
-    for key, payload in latest.items():
-        writer.put(key, payload)
-    for key in gone:
+    latest = dict(zip(page.keys, page.payloads, strict=True))
+    for key in page.deleted:
+        latest.pop(key, None)
+    writer = _Writer(commit, _heads(tx, commit.entity_id, [*latest, *page.deleted]))
+    writer.put_all(latest)
+    for key in dict.fromkeys(page.deleted):
         writer.delete(key)
     writer.flush(tx)
     if commit.is_full:
-        _mark_seen(tx, commit, [head_id for key in latest if (head_id := writer.head_ids.get(key))])
+        _mark_seen(tx, commit, [writer.head_ids[key] for key in latest])
     counts = Counts(writer.added, writer.updated, writer.unchanged, writer.deleted, len(page.rejects), 1, page.total)
     _progress(tx, commit, page, counts)
     return counts
 
 
-def _heads(tx: Tx, entity_id: int, keys: Sequence[str]) -> dict[str, tuple[int, int, int, bytes]]:
-    """key -> (id, version, deleted, hash) of the records that are known already."""
+def restore_page(tx: Tx, commit: PageCommit, wanted: Mapping[str, bytes | None]) -> Counts:
+    """Known records get these contents, None deletes; numbered and counted like a synced page. The caller checks the fence."""
+    writer = _Writer(commit, _heads(tx, commit.entity_id, [*wanted]), restores=True)
+    writer.put_all({key: payload for key, payload in wanted.items() if payload is not None})
+    for key in [key for key, payload in wanted.items() if payload is None]:
+        writer.delete(key)
+    writer.flush(tx)
+    counts = Counts(writer.added, writer.updated, writer.unchanged, writer.deleted, 0, 1)
+    _progress(tx, commit, Page((), ()), counts)
+    return counts
+
+
+Head = tuple[str, int, int, int, bytes]
+"""key, id, number of the newest version, 1 where that is a deletion, hash"""
+
+
+def _heads(tx: Tx, entity_id: int, keys: Sequence[str]) -> dict[str, Head]:
+    """The records that are known already."""
     if tx.dialect == "sqlite":
         # cross join fixes the order: keys first, then one probe of the index each
         sql = (
             "SELECT h.key, h.id, h.version_id, h.deleted, h.hash FROM json_each(:keys) j"
             " CROSS JOIN head h ON h.entity_id = :entity AND h.key = j.value"
         )
-        rows = tx.execute(sql, {"keys": json.dumps(keys), "entity": entity_id})
+        rows = tx.tuples(sql, keys=_ENCODE(keys).decode(), entity=entity_id)
     else:
         sql = "SELECT key, id, version_id, deleted, hash FROM head WHERE entity_id = :entity AND key = any(:keys)"
-        rows = tx.execute(sql, {"keys": list(keys), "entity": entity_id})
-    return {key: (head_id, version, deleted, bytes(digest)) for key, head_id, version, deleted, digest in rows}
+        rows = tx.tuples(sql, keys=list(keys), entity=entity_id)
+    return {row[0]: row for row in rows}
 
 
 class _Writer:
     """Collects the rows of a page, numbers them at once and writes them with one statement each."""
 
-    def __init__(self, commit: PageCommit, known: dict[str, tuple[int, int, int, bytes]]) -> None:
+    def __init__(self, commit: PageCommit, known: dict[str, Head], *, restores: bool = False) -> None:
         self._commit = commit
         self._known = known
+        self._restores = restores
         self._changes: list[tuple[str, int | None, int, bytes, bytes | None, int | None]] = []
-        self.head_ids: dict[str, int] = {}
+        self.head_ids: dict[str, int] = {key: head[1] for key, head in known.items()}
         self.added = self.updated = self.unchanged = self.deleted = 0
 
-    def put(self, key: str, payload: bytes) -> None:
-        digest = fingerprint(payload)
-        known = self._known.get(key)
-        if known is None:
+    def put_all(self, payloads: Mapping[str, bytes]) -> None:
+        """All records of a page; for one that did not change nothing is called but the hash."""
+        known = self._known
+        for key, payload in payloads.items():
+            digest = blake2b(payload, digest_size=16).digest()
+            head = known.get(key)
+            if head is not None and head[4] == digest and not head[3]:
+                self.unchanged += 1
+            else:
+                self._put(key, payload, digest, head)
+
+    def _put(self, key: str, payload: bytes, digest: bytes, head: Head | None) -> None:
+        if head is None:
             self.added += 1
             self._changes.append((key, None, _CREATE, digest, payload, None))
             return
-        head_id, version, is_deleted, before = known
-        self.head_ids[key] = head_id
-        if before == digest and not is_deleted:
-            self.unchanged += 1
-            return
+        _, head_id, version, is_deleted, _ = head
         self.added += is_deleted
         self.updated += not is_deleted
-        self._changes.append((key, version, _CREATE if is_deleted else _UPDATE, digest, payload, head_id))
+        op = _RESTORE if self._restores else _CREATE if is_deleted else _UPDATE
+        self._changes.append((key, version, op, digest, payload, head_id))
 
     def delete(self, key: str) -> None:
         known = self._known.get(key)
-        if known is not None and not known[2]:
+        if known is not None and not known[3]:
             self.deleted += 1
-            self._changes.append((key, known[1], _DELETE, GONE, None, known[0]))
+            self._changes.append((key, known[2], _DELETE, GONE, None, known[1]))
 
     def flush(self, tx: Tx) -> None:
         if not self._changes:
@@ -201,7 +226,7 @@ def _mark_seen(tx: Tx, commit: PageCommit, ids: list[int]) -> None:
     tx.execute(
         "INSERT INTO seen_page (run_id, entity_id, page, ids) VALUES (:run, :entity, :page, :ids)"
         " ON CONFLICT (run_id, entity_id, page) DO UPDATE SET ids = excluded.ids",
-        {"run": commit.run_id, "entity": commit.entity_id, "page": commit.page_number, "ids": json.dumps(ids)},
+        {"run": commit.run_id, "entity": commit.entity_id, "page": commit.page_number, "ids": _ENCODE(ids).decode()},
     )
 
 
@@ -294,7 +319,7 @@ def close_version(tx: Tx, run_id: int, at: str) -> int | None:
     )
     tx.execute(
         "INSERT INTO dataset_version (integration_id, number, run_id, at, last_number, revision, spec_hash, connector,"
-        " connector_version, added, updated, deleted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " connector_version, added, updated, deleted, restores) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             integration_id,
             number,
@@ -308,6 +333,7 @@ def close_version(tx: Tx, run_id: int, at: str) -> int | None:
             run["added"],
             run["updated"],
             run["deleted"],
+            run["restores"],
         ),
     )
     tx.execute("UPDATE run SET dataset_version = :n WHERE id = :id", {"n": number, "id": run_id})
@@ -330,34 +356,6 @@ def log_after(tx: Tx, integration_id: int, seq: int, limit: int) -> list[Version
 def payload_of(tx: Tx, number: int | None) -> bytes | None:
     """The payload of one version; None for a deletion or a version older than kept."""
     return None if number is None else tx.value("SELECT payload FROM version WHERE number = :n", n=number)
-
-
-def records(tx: Tx, entity_id: int, after: str = "", limit: int = 100) -> list[tuple[str, bytes]]:
-    """Live records of an entity in key order behind `after`."""
-    rows = tx.all(
-        "SELECT h.key, v.payload FROM head h JOIN version v ON v.number = h.version_id"
-        " WHERE h.entity_id = :e AND h.deleted = 0 AND h.key > :after ORDER BY h.key LIMIT :n",
-        e=entity_id,
-        after=after,
-        n=limit,
-    )
-    return [(key, bytes(payload)) for key, payload in rows]
-
-
-def purge(tx: Tx, integration_id: int) -> int:
-    """Delete every record, version and mark of the integration; returns how many records went."""
-    count = 0
-    for (entity_id,) in tx.all("SELECT id FROM entity WHERE integration_id = :i", i=integration_id):
-        count += tx.rowcount("DELETE FROM head WHERE entity_id = :e", e=entity_id)
-        tx.execute("DELETE FROM reject WHERE entity_id = :e", {"e": entity_id})
-        tx.execute("DELETE FROM seen_page WHERE entity_id = :e", {"e": entity_id})
-    base = integration_id << SHIFT
-    tx.execute("DELETE FROM version WHERE number > :low AND number < :high", {"low": base, "high": base + (1 << SHIFT)})
-    for table in ("entity", "dataset_version"):
-        tx.execute(f"DELETE FROM {table} WHERE integration_id = :i", {"i": integration_id})
-    # numbers are never given out twice, and there is nothing left for the router to look for
-    tx.execute("UPDATE integration SET routed_seq = seq WHERE id = :i", {"i": integration_id})
-    return count
 
 
 def unread(tx: Tx, integration_id: int, names: Iterable[str]) -> list[str]:

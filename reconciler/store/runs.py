@@ -34,6 +34,18 @@ class Run:
     started_at: str | None
     finished_at: str | None
     dataset_version: int | None
+    restores: int | None = None
+    """The dataset version that it brings back: a rollback. None for a sync."""
+
+    @property
+    def title(self) -> str:
+        """What logs call it."""
+        return "sync" if self.restores is None else f"rollback to version {self.restores}"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What logs say of its end."""
+        return {**({"scope": self.scope} if self.restores is None else {}), **self.counts.told}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,7 @@ def _run(row: Row) -> Run:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         dataset_version=row["dataset_version"],
+        restores=row["restores"],
     )
 
 
@@ -91,13 +104,15 @@ class NewRun:
     entities: Sequence[str] | None = None
     since: str | None = None
     allow_deletes: bool = False
+    restores: int | None = None
 
 
 def create(tx: Tx, new: NewRun, at: str) -> Run:
     """A due run."""
     row = tx.one(
-        "INSERT INTO run (public_id, integration_id, scope, cause, entities, since, allow_deletes, state, requested_at)"
-        " VALUES (:public, :i, :scope, :cause, :entities, :since, :allow, 'due', :at) RETURNING *",
+        "INSERT INTO run (public_id, integration_id, scope, cause, entities, since, allow_deletes, restores, state,"
+        " requested_at) VALUES (:public, :i, :scope, :cause, :entities, :since, :allow, :restores, 'due', :at)"
+        " RETURNING *",
         public=new_id("run"),
         i=new.integration_id,
         scope=new.scope,
@@ -105,6 +120,7 @@ def create(tx: Tx, new: NewRun, at: str) -> Run:
         entities=json.dumps(list(new.entities)) if new.entities is not None else None,
         since=new.since,
         allow=int(new.allow_deletes),
+        restores=new.restores,
         at=at,
     )
     assert row is not None  # noqa: S101 - an INSERT with RETURNING gives its row
@@ -137,6 +153,11 @@ def open_run(tx: Tx, integration_id: int) -> Run | None:
 def open_runs(tx: Tx, integration_id: int) -> list[Run]:
     rows = tx.all("SELECT * FROM run WHERE integration_id = :i AND state <> 'done' ORDER BY id", i=integration_id)
     return [_run(r) for r in rows]
+
+
+def open_syncs(tx: Tx, integration_id: int) -> list[Run]:
+    """Without rollbacks, which have nothing to do with the remote: those go on while it is left alone."""
+    return [run for run in open_runs(tx, integration_id) if run.restores is None]
 
 
 @dataclass(frozen=True, slots=True)

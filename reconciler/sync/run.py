@@ -21,13 +21,15 @@ from reconciler.model.record import LogLevel, RunResult, Scope, Step
 from reconciler.sdk.contract import Counts, Entity
 from reconciler.sdk.errors import ConnectorError, TransientError, place_of
 from reconciler.sdk.live import Connections, Journal, Live, NotConnectableError, current_run
-from reconciler.store import conditions, integrations, jobs, journal, runs
+from reconciler.store import conditions, integrations, jobs, journal, rollback, runs
 from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.dataset import FencedError
 from reconciler.store.errors import StoreError
+from reconciler.store.history import NotKeptError
 from reconciler.store.runs import EntityProgress, Lineage, Run
 from reconciler.sync.entity import LaneWantedError, Reading, SweepRefusedError, read_entity, request_of
+from reconciler.sync.rollback import restore
 
 MAX_RETRIES = 5
 LONGEST_WAIT = timedelta(seconds=30)
@@ -85,8 +87,9 @@ class Syncer:
         if waiting is None or waiting.state == "done":
             return Outcome()
         token = current_run.set(run_id)
+        attempt = self._run if waiting.restores is None else self._roll_back
         try:
-            return await self._run(waiting, claim)
+            return await attempt(waiting, claim)
         finally:
             current_run.reset(token)
             await self._journal.flush()
@@ -120,6 +123,20 @@ class Syncer:
             message = self._fault(live, error)
             return await self._finish(run, RunResult.FAILED, Reason.INTERNAL_ERROR, message)
         return await self._conclude(run, live, results)
+
+    async def _roll_back(self, waiting: Run, claim: Claim) -> Outcome:
+        """Asks no remote, so it needs no connection and says nothing of how fresh the records are."""
+        at = rfc3339(self._clock.now())
+        run = await self._database.write(lambda tx: rollback.take(tx, waiting, claim.fence, at))
+        if run is None:
+            return await self._give_up(waiting)
+        try:
+            await restore(self._database, self._clock, run)
+        except FencedError:
+            return await self._give_up(run)
+        except NotKeptError as error:
+            return await self._finish(run, RunResult.FAILED, Reason.VALIDATION_FAILED, str(error), is_whole=False)
+        return await self._finish(run, RunResult.SUCCESS, Reason.SUCCEEDED, "", is_whole=False)
 
     async def _unusable(self, waiting: Run, claim: Claim, error: NotConnectableError) -> Outcome:
         """After a start, work begins before Git was read: that is no failure of the run."""
@@ -304,11 +321,10 @@ class Syncer:
         self._journal(
             run.integration_id,
             LogLevel.INFO if is_expected else LogLevel.ERROR,
-            f"sync {result}",
+            f"{run.title} {result}",
             reason=reason,
             error=error,
-            scope=run.scope,
-            **run.counts.told,
+            **run.told,
         )
 
     async def _finish(
@@ -366,7 +382,7 @@ def _is_whole(run: Run, live: Live) -> bool:
 def _after(tx: Tx, run: Run, result: RunResult, reason: Reason, error: str, at: str, *, is_whole: bool) -> None:
     """What a finished run says of its integration: freshness, an event, and a reconcile where the credential failed."""
     row = integrations.get(tx, run.integration_id)
-    if row is None or result is RunResult.CANCELLED:
+    if row is None or result is RunResult.CANCELLED or run.restores is not None:
         return
     is_good = result is RunResult.SUCCESS
     truth = Truth.TRUE if is_good else Truth.FALSE

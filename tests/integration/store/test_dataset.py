@@ -5,7 +5,7 @@ import pytest
 from reconciler.model.clock import rfc3339
 from reconciler.model.event import Lifecycle, Operation
 from reconciler.model.record import Page, RunResult, Scope
-from reconciler.store import dataset, journal, runs
+from reconciler.store import dataset, erasure, journal, runs
 from reconciler.store.database import Tx
 from reconciler.store.dataset import FencedError, PageCommit
 from reconciler.store.deliveries import NewDelivery, create
@@ -140,7 +140,7 @@ async def test_versions_only_when_something_changed_also_of_what_was_cancelled(u
 async def test_purge_leaves_nothing_and_numbers_go_on(up: World) -> None:
     run = await _run(up)
     await _commit(up, run, _page(("a", "1"), ("b", "1")))
-    assert await up.db.write(lambda tx: dataset.purge(tx, run.integration_id)) == 2
+    assert await up.db.write(lambda tx: erasure.purge(tx, run.integration_id, "t").traces.records) == 2
     for table in ("head", "version", "entity", "dataset_version", "seen_page", "reject"):
         assert await up.read(lambda tx, t=table: tx.value(f"SELECT count(*) FROM {t}")) == 0  # type: ignore[misc]
     run = await _run(up, fence=2)

@@ -37,7 +37,16 @@ def _run(*words: str) -> tuple[int, set[str]]:
     return int(code), {name.partition(".")[0] for name in modules}
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("sync", "--help"), ("deliveries", "show", "--help")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--help",),
+        ("--version",),
+        ("sync", "--help"),
+        ("deliveries", "show", "--help"),
+        ("dataset", "x", "export", "--help"),
+    ],
+)
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     code, modules = _run(*words)
     assert (code, modules & SLOW) == (0, set())
