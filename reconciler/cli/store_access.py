@@ -70,9 +70,9 @@ def snapshots(args: argparse.Namespace) -> Iterator[Snapshots]:
     from reconciler.store.location import backend
     from reconciler.store.migrations import check_version
 
-    path = state_dir(args) / "reconciler.db"
-    with closing(backend(path).visit(is_reader=True)) as session:
-        session.run(lambda tx: check_version(tx, str(path)), "read")
+    place = location(args)
+    with closing(backend(place).visit(is_reader=True)) as session:
+        session.run(lambda tx: check_version(tx, "the store"), "read")
         yield lambda query: session.run(query, "read")
 
 
