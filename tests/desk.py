@@ -28,7 +28,7 @@ from reconciler.model.finding import Finding
 from reconciler.model.ids import Ref
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.model.manifest import Integration
-from reconciler.model.record import LogLevel, Page, ReadRequest, Scope
+from reconciler.model.record import LogLevel, Page, ReadRequest, Reject, Scope
 from reconciler.model.state import DesiredIntegration, DesiredState, Origin
 from reconciler.model.tree import tree_hash
 from reconciler.plan.compare import Resolved
@@ -156,9 +156,11 @@ def _page(
     entity: Entity, records: list[dict[str, Any]], position: Mapping[str, Any] | None, gone: tuple[str, ...]
 ) -> Page:
     stamps = [r["at"] for r in records if r.get("at")] if entity.cursor else []
+    named = [r for r in records if "id" in r]
     return Page(
-        keys=tuple(str(r["id"]) for r in records),
-        payloads=tuple(json.dumps(r).encode() for r in records),
+        keys=tuple(str(r["id"]) for r in named),
+        payloads=tuple(json.dumps(r).encode() for r in named),
+        rejects=tuple(Reject(json.dumps(r).encode(), ("id is missing",)) for r in records if "id" not in r),
         deleted=gone,
         watermark=max(stamps) if stamps else None,
         position=position,

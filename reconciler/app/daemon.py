@@ -103,12 +103,22 @@ class Subscribers:
 
 
 class Daemon:
-    """One process of `reconciler run`. `start`, then `stop`; or `once` for a single pass."""
+    """One process of `reconciler run`. `start`, then `stop`.
+
+    `stands_by`: where another one leads on the same database, wait for it to end instead of raising StateLockedError.
+    """
 
     def __init__(
-        self, settings: Settings, env: Mapping[str, str], *, is_observing: bool = False, clock: Clock | None = None
+        self,
+        settings: Settings,
+        env: Mapping[str, str],
+        *,
+        is_observing: bool = False,
+        stands_by: bool = True,
+        clock: Clock | None = None,
     ) -> None:
         self.settings = settings
+        self._stands_by = stands_by
         self._env = env
         self._is_observing = is_observing
         self.clock = clock or SystemClock()
@@ -135,7 +145,7 @@ class Daemon:
         await migrate(self.database)
         self.leadership = Leadership(self.database, self.clock, new_owner()) if self._is_shared else None
         if self.leadership is not None:
-            await self.leadership.lead()
+            await self._lead(self.leadership)
         await self._note_observing()
         self._wire()
         if not self._is_observing:
@@ -146,6 +156,15 @@ class Daemon:
         gc.collect()
         self._logger.info("started", state=self.database.where, listening=self.window.address or "nowhere")
         gc.freeze()  # what a daemon starts with lives as long as it does: collections need not walk it again
+
+    async def _lead(self, leadership: Leadership) -> None:
+        """Nothing else runs yet: who is told to go meanwhile, or may not wait, leaves nothing open."""
+        try:
+            await leadership.lead(waits=self._stands_by)
+        except BaseException:
+            self.database.close()
+            self.state.release()
+            raise
 
     async def _note_observing(self) -> None:
         """For `reconciler status`."""

@@ -14,7 +14,7 @@ import structlog
 from reconciler.model.clock import Clock
 from reconciler.store import leases
 from reconciler.store.database import Database, Tx
-from reconciler.store.errors import StoreError
+from reconciler.store.errors import StateLockedError, StoreError
 from reconciler.store.leases import Lease, NotLeadingError
 
 LENGTH = timedelta(seconds=8)
@@ -33,11 +33,16 @@ class Leadership:
         self.lost = asyncio.Event()
         self._logger = structlog.get_logger("daemon")
 
-    async def lead(self) -> None:
-        """Wait for the lease; a database that does not answer meanwhile is asked again."""
+    async def lead(self, *, waits: bool = True) -> None:
+        """Wait for the lease, or raise StateLockedError where somebody else has it."""
         said = ""
         while not await self._renewed():
             holder = await self._database.read(lambda tx: leases.holder(tx, leases.CONTROLLER, tx.now()))
+            if not waits:
+                raise StateLockedError(
+                    f"daemon {holder or 'unknown'} works on {self._database.where}; tell it what to do "
+                    "(reconciler reconcile), or stop it first"
+                )
             if holder and holder != said:
                 self._logger.info("standing by, another daemon leads", leader=holder)
                 said = holder

@@ -37,7 +37,7 @@ from reconciler.sdk.errors import ConnectorError
 from reconciler.sdk.live import Live, NotConnectableError
 from reconciler.sdk.network import TlsContexts
 from reconciler.sdk.redact import Redactor
-from reconciler.settings import Settings
+from reconciler.settings import Settings, database_url
 from reconciler.store import integrations, inventory
 from reconciler.store.database import Database
 from reconciler.store.integrations import DesiredChange
@@ -170,10 +170,11 @@ class _Bench:
 
     def _stored(self, ref: Ref) -> tuple[Mapping[str, Sealed], int]:
         """The tokens that a daemon obtained, if one ever worked here."""
-        if not self._state.database.is_file():
+        location = database_url(self._env) or self._state.database
+        if isinstance(location, Path) and not location.is_file():
             return {}, 0
-        with open_readonly(self._state.database, self._clock) as tx:
-            check_version(tx, str(self._state.database))
+        with open_readonly(location, self._clock) as tx:
+            check_version(tx, "the store")
             row = integrations.find(tx, ref)
             return (inventory.credentials(tx, row.id), row.id) if row else ({}, 0)
 

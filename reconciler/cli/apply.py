@@ -66,7 +66,7 @@ async def _apply(settings: Any, args: argparse.Namespace, patience: timedelta) -
     from reconciler.app.logging import configure as configure_log
     from reconciler.app.once import Pass, apply_once
 
-    daemon = Daemon(settings, os.environ)
+    daemon = Daemon(settings, os.environ, stands_by=False)
     configure_log(settings.log, daemon.redactor)
     return await apply_once(daemon, Pass(patience, args.approve, args.sync, getuser()), _show)
 

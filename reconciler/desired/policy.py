@@ -18,9 +18,10 @@ from reconciler.desired.positions import Path
 from reconciler.desired.problem import Problem, dotted
 from reconciler.desired.unresolved import unresolved_paths
 from reconciler.model.finding import Code
-from reconciler.model.secret import Unresolved
+from reconciler.model.secret import Secret, Unresolved
 
 _HOST_FIELDS = frozenset({"host", "hostname", "server"})
+_URLS = ("http://", "https://", "ldap://", "ldaps://")
 _REMEDY = "ask whoever runs the daemon; its settings decide this"
 
 
@@ -76,17 +77,23 @@ def spec_problems(policy: TenantPolicy, workspace: str, spec: Mapping[str, Any])
     if isinstance(kind, str) and not _matches(kind, rule.types):
         message = f"the workspace {workspace} may not use connectors of type {kind}"
         yield Problem(("spec", "type"), Code.NOT_PERMITTED, message, _REMEDY)
-    if rule.hosts != ("*",):
-        yield from _host_problems(rule, workspace, spec)
+    yield from host_problems(policy, workspace, spec)
     for path, leaf in unresolved_paths(spec, ("spec",)):
         yield from _secret_problems(rule, workspace, path, leaf)
 
 
-def _host_problems(rule: WorkspaceRule, workspace: str, spec: Mapping[str, Any]) -> Iterator[Problem]:
+def host_problems(
+    policy: TenantPolicy, workspace: str, spec: Mapping[str, Any], *, may_show: bool = True
+) -> Iterator[Problem]:
+    """Hosts the workspace may not connect to; asked again with the clear values, which a manifest may have hidden."""
+    rule = policy.rule_of(workspace)
+    if rule is None or rule.hosts == ("*",):
+        return
     for part in ("config", "auth", "network"):
         for path, host in _hosts(spec.get(part), ("spec", part)):
             if not _matches(host, rule.hosts):
-                message = f"{dotted(path)}: the workspace {workspace} may not connect to {host}"
+                named = host if may_show else "the host that it names"
+                message = f"{dotted(path)}: the workspace {workspace} may not connect to {named}"
                 yield Problem(path, Code.NOT_PERMITTED, message, _REMEDY)
 
 
@@ -97,6 +104,9 @@ def _hosts(node: Any, path: Path) -> Iterator[tuple[Path, str]]:
     elif isinstance(node, list | tuple):
         for index, item in enumerate(node):
             yield from _hosts(item, (*path, index))
+    elif isinstance(node, Secret):
+        if node.reveal().lower().startswith(_URLS):  # a password may hold anything
+            yield from _hosts(node.reveal(), path)
     elif isinstance(node, str) and (host := _host(node, path[-1])):
         yield path, host
 

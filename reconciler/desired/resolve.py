@@ -27,7 +27,7 @@ from reconciler.desired.connector_checks import (
     settings_problems,
 )
 from reconciler.desired.envelope import Identity, identity
-from reconciler.desired.policy import TenantPolicy, WorkspaceRule, is_plain_name
+from reconciler.desired.policy import TenantPolicy, WorkspaceRule, host_problems, is_plain_name
 from reconciler.desired.positions import Path, Positions, find_positions
 from reconciler.desired.problem import Problem, dotted
 from reconciler.desired.snapshot import ReadError, Snapshot
@@ -127,6 +127,7 @@ class _Work:
         tree["config"] = self._typed(tree.get("config", {}), connector.Config, ("config",))
         self.problems += auth_problems(connector, tree["auth"])
         self.problems += settings_problems(connector.Config, tree["config"], ("spec", "config"), may_show=False)
+        self.problems += host_problems(self.resolver.policy, self.desired.ref.workspace, tree, may_show=False)
 
     def resolved(self, tree: dict[str, Any]) -> ResolvedSpec:
         key = self.resolver.hash_key

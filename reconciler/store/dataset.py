@@ -271,6 +271,12 @@ def unseen(tx: Tx, run_id: int, entity_id: int) -> Sweep:
     return Sweep(int(gone), int(known))
 
 
+def has_rejects(tx: Tx, run_id: int, entity_id: int) -> bool:
+    """Whether the run met records of the entity that it could not take."""
+    sql = "SELECT 1 FROM reject WHERE run_id = :r AND entity_id = :e LIMIT 1"
+    return tx.value(sql, r=run_id, e=entity_id) is not None
+
+
 def sweep(tx: Tx, commit: PageCommit) -> int:
     """Mark as deleted what the complete full run has not seen; returns how many. Forgets the marks."""
     fence(tx, commit.run_id, commit.fence)

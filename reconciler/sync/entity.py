@@ -197,14 +197,20 @@ def _page_commit(reading: Reading, progress: EntityProgress, number: int) -> Pag
 async def _complete(reading: Reading, progress: EntityProgress, seen: Mapping[str, str], number: int) -> None:
     commit = _page_commit(reading, progress, number + 1)
 
-    def close(tx: Tx) -> None:
-        if reading.is_sweeping and not progress.is_first:
+    def close(tx: Tx) -> bool:
+        """Whether records were rejected: a read that could not tell who they are has not seen that others are gone."""
+        wants_sweep = reading.is_sweeping and not progress.is_first
+        has_rejects = wants_sweep and dataset.has_rejects(tx, commit.run_id, commit.entity_id)
+        if wants_sweep and not has_rejects:
             _sweep(tx, reading, commit)
         dataset.fence(tx, commit.run_id, commit.fence)
         runs.complete_entity(tx, reading.run, progress, seen, commit.at)
         runs.set_step(tx, reading.run.id, Step.VERSION)
+        return has_rejects
 
-    await reading.database.write(close)
+    if await reading.database.write(close):
+        message = "records were rejected, so none is marked as deleted"
+        reading.journal(reading.live.integration_id, LogLevel.WARN, message, entity=reading.entity.name)
 
 
 def _sweep(tx: Tx, reading: Reading, commit: PageCommit) -> None:

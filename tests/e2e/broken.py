@@ -155,7 +155,7 @@ async def works_on(stage: Stage, running: Running, generation: int, reason: Reas
 
 def plan(stage: Stage) -> Plan:
     """What `reconciler plan` shows beside the daemon."""
-    applied = applied_state(stage.state)
+    applied = applied_state(stage.state / "reconciler.db")
     assert applied is not None
     return Offline(stage.repo).plan_against(applied[0], "main", applied[1])
 

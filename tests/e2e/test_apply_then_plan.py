@@ -88,7 +88,7 @@ async def test_apply_then_plan_is_empty(case: Case, remote: Any, tmp_path: Path)
         await Running(daemon).until_view("one", f"of type {type_name} is connected", lambda v: v.status in up)
     finally:
         await daemon.stop()
-    applied = applied_state(tmp_path / "state")
+    applied = applied_state(tmp_path / "state" / "reconciler.db")
     assert applied is not None
     plan = Offline(repo).plan_against(applied[0], "main", applied[1])
     assert (exit_code(plan), plan.unchanged) == (0, 1), text(plan)

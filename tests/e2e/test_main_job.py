@@ -56,7 +56,7 @@ async def test_plan_and_work_are_counted(stage: Stage) -> None:
 async def test_apply_then_plan_shows_nothing(stage: Stage) -> None:
     async with stage.daemon() as running:
         await running.until_synced("sn", "chat")
-    applied = applied_state(stage.root / "state")
+    applied = applied_state(stage.root / "state" / "reconciler.db")
     assert applied is not None
     plan = Offline(stage.repo).plan_against(applied[0], "main", applied[1])
     assert (plan.actions, plan.unchanged, exit_code(plan)) == ((), 2, 0)

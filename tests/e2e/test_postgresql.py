@@ -192,3 +192,32 @@ def test_a_restarted_server_costs_no_more_than_what_was_under_way(tmp_path: Path
         site.until_delivered(1)
         assert process.poll() is None
         assert len(site.messages()) == 1
+
+
+def test_apply_beside_a_daemon_is_refused_and_alone_does_its_pass(site: Site) -> None:
+    words = (
+        "apply",
+        "--repo",
+        str(site.stage.repo),
+        *site.stage.words()[1:3],
+        "--state-dir",
+        str(site.stage.root / "once"),
+    )
+    assert "2 to connect" in site.run(*words)
+    process = site.start("one")
+    site.until("leading", lambda: site.read(lambda tx: leases.holder(tx, leases.CONTROLLER, tx.now())))
+    line = (sys.executable, "-m", "reconciler", *words)
+    refused = subprocess.run(
+        line, check=False, cwd=ROOT, env=site.env, text=True, capture_output=True, timeout=PATIENCE
+    )
+    assert refused.returncode == 1
+    assert "works on postgresql://" in refused.stderr
+    assert site.url.reveal() not in refused.stderr
+    assert process.poll() is None
+
+
+def test_without_a_master_key_it_does_not_start(site: Site) -> None:
+    del site.env["RECONCILER_MASTER_KEY"]
+    process = site.start("one")
+    assert process.wait(PATIENCE) == 1
+    assert "on PostgreSQL the master key must be given" in site.log("one").read_text()

@@ -363,6 +363,17 @@ async def test_an_incomplete_full_read_deletes_nothing(up: World) -> None:
     assert len(await _keys(up)) == 9
 
 
+async def test_a_full_read_with_rejects_deletes_nothing(up: World) -> None:
+    """Who a record is may be what could not be read: it is no proof that another one is gone."""
+    await up.sync()
+    up.remote().pages["tickets"] = [[*tickets(1, 2, 3, 4, 5, 6, 7, 8), {"title": "whose key we may not see"}]]
+    run = await up.sync(scope=Scope.FULL)
+    assert (run.counts.deleted, run.counts.rejected, len(await _keys(up))) == (0, 1, 9)
+    assert "records were rejected, so none is marked as deleted" in [said for _, said, _ in up.journal.lines]
+    up.remote().pages["tickets"] = [tickets(1, 2, 3, 4, 5, 6, 7, 8)]
+    assert (await up.sync(scope=Scope.FULL)).counts.deleted == 1
+
+
 async def test_what_sweeps_never_hears_not_modified(up: World) -> None:
     await up.sync()
     await up.db.write(lambda tx: tx.execute('UPDATE entity SET validators = \'{"u": "etag"}\''))

@@ -136,7 +136,7 @@ def settings(engine_url: str, *, is_alone: bool) -> WorkSettings:
         idle_poll=timedelta(seconds=0.05),
         idle_engine_poll=timedelta(seconds=0.05),
         beat=timedelta(seconds=0.1),
-        dead_after=timedelta(seconds=1),
+        dead_after=timedelta(seconds=5),
         missing_after=timedelta(seconds=0.3),
         retry_first=timedelta(seconds=0.01),
     )

@@ -239,3 +239,14 @@ class TestRefusals:
         assert "source-unavailable: spec.auth.key: the file no longer holds this value" in only_finding(found)
         gone = resolver().resolve(replace(held, ref=Ref("default", "a")), snapshot({}))
         assert "source-unavailable" in only_finding(gone)
+
+
+def test_a_host_hidden_from_the_rule_is_refused_when_it_is_clear() -> None:
+    rule = WorkspaceRule(env_prefix="DESK_", hosts=("ok.example.org",))
+    hidden = {"m.yaml": desk(config="{url: {from_env: DESK_URL}}")}
+    env = {"DESK_KEY": CANARY, "DESK_URL": "https://evil.example.org"}
+    said = only_finding(resolve(hidden, resolver(rule, env=env)))
+    assert "not-permitted: spec.config.url: the workspace default may not connect to the host that it names" in said
+    assert "evil" not in said
+    env["DESK_URL"] = "https://ok.example.org"
+    assert resolve(hidden, resolver(rule, env=env)).spec is not None
