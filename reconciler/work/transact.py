@@ -29,6 +29,7 @@ UNFINISHED = ["ENQUEUED", "PENDING", "DELAYED"]
 FINISHED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 PRUNE_CHUNK = 500
 SELDOM = 3600.0
+_AFTER_THE_END = "cannot schedule new futures after shutdown"  # it still tells of a job that was cancelled while we end
 LISTENER_POLL = 0.1  # looks at an empty map, and is what closing waits for
 
 
@@ -229,7 +230,8 @@ class _Quiet(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, dbos_errors.DBOSException) or "no longer owned by this execution" in record.getMessage():
+        is_ours = "no longer owned by this execution" in record.getMessage() or _AFTER_THE_END in str(error)
+        if is_ours or isinstance(error, dbos_errors.DBOSException):
             record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         if error is not None:
             record.msg, record.args = f"{record.getMessage()} {_in_a_line(error)}", ()
