@@ -62,7 +62,7 @@ class _Remote(RestConnector[_Config, NoAuth]):
         return bearer(Secret("benchmark-token"))
 
     async def probe(self) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError("a sync does not probe")
 
 
 class _Silent:

@@ -74,11 +74,11 @@ class Case(ABC):
 
         `at=None` is a record without a change time (asked for `null_cursors` only).
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has entities, so it must say how a record is put")
 
     def remove(self, sim: Any, entity: Entity, key: str) -> None:
         """Delete the record at the remote."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} notices deletions, so it must say how a record is removed")
 
     def shapes(self) -> Sequence[Entity]:
         """One entity of each kind that is read by the same code: the checks of bad days run for these."""
@@ -102,7 +102,7 @@ class Case(ABC):
 
     def expire(self, sim: Any) -> None:
         """Make the remote refuse the token it gave us (`renews` only)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} renews tokens, so it must say how one expires")
 
     def sending(self, channel: Channel) -> str:
         """Shell pattern of the URL path to which the channel sends."""
@@ -113,15 +113,15 @@ class Case(ABC):
 
     def dispatch(self, sim: Any, channel: Channel) -> Dispatch:
         """A valid message for the channel; prepare at `sim` what it refers to."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has channels, so it must give a message for each")
 
     def disturb(self, sim: Any, found: RemoteObject) -> None:
         """Change the remote object behind our back, so that it no longer is what we want (`Subscribes` only)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} keeps remote objects, so it must say how one is changed")
 
     def objects_path(self) -> str:
         """Shell pattern of the URL path under which remote objects are listed (`Subscribes` only)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} keeps remote objects, so it must say where they are listed")
 
     def same_text(self, entity: Entity, text: str) -> bool:
         """Whether the vendor keeps `text` in that entity's free field as it is."""
