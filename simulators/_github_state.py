@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from reconciler.sdk.testing.simulator import Call, Reply, Simulator
 from simulators import _github_records as make
+from simulators._github_limits import SecondaryLimits
 
 Shape = make.Shape
 DOCS = "https://docs.github.com/rest"
+TOO_FAST = "You have exceeded a secondary rate limit. Please wait a few minutes before you try again."
 
 
 def refuse(status: int, message: str, **headers: str) -> Reply:
@@ -66,6 +68,7 @@ class GitHubState(Simulator):
         self.minted: dict[str, datetime] = {}
         self.hour_limit, self.used = 5000, 0
         self.secondary: list[Mapping[str, str]] = []  # headers of coming refusals
+        self.pace = SecondaryLimits()
         self.deliveries: list[tuple[dict[str, str], bytes]] = []
         self.rewrites_links = False
         self._last = 100
@@ -151,11 +154,13 @@ class GitHubState(Simulator):
 
     def _limit(self, call: Call) -> Reply | None:
         if self.secondary:
-            return refuse(
-                403, "You have exceeded a secondary rate limit. Please wait a few minutes.", **self.secondary.pop(0)
-            )
+            return refuse(403, TOO_FAST, **self.secondary.pop(0))
         if call.url_path == "/rate_limit":
             return None
+        token = call.headers.get("authorization", "")
+        wait = self.pace.wait(token, call.method, call.url_path, self.now())
+        if wait is not None:
+            return refuse(403, TOO_FAST, retry_after=str(wait))
         if self.used >= self.hour_limit:
             return refuse(403, "API rate limit exceeded for user ID 1.")
         self.used += 1

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from connectors.github.answers import classify, expiry, permits, scope_rights
 from connectors.github.hooks import Hooks
+from connectors.github.limits import LIMITS
 from connectors.github.messages import deployment, is_ours, marked, plain
 from connectors.github.settings import App, CommentIssue, Config, CreateDeployment, CreateIssue, Token, UpdateIssue
 from connectors.github.settings import DeploymentStatus as Status
@@ -23,7 +24,7 @@ from reconciler.model.record import LogLevel, Page, Position, ReadRequest
 from reconciler.model.secret import Secret
 from reconciler.sdk.answer import HttpAnswer
 from reconciler.sdk.auth import Authenticator, Grant, Granted, bearer
-from reconciler.sdk.contract import Answer, Channel, Limit, Probe, Repeat, Right, Room
+from reconciler.sdk.contract import Answer, Channel, Probe, Repeat, Right, Room
 from reconciler.sdk.errors import ConnectorError, ForbiddenError, RejectedError, UnauthorizedError
 from reconciler.sdk.jwt import rs256
 from reconciler.sdk.paging import LinkHeader, SinglePage, dig
@@ -112,8 +113,7 @@ class GitHub(Hooks):
             body=plain(Status), rights=("deployments:write",),
         ),
     )  # fmt: skip
-    # The hourly limit differs by credential; every answer says it.
-    limits = (Limit(requests=900, window=timedelta(minutes=1), source="docs.github.com: secondary rate limits"),)
+    limits = LIMITS
 
     @property
     def headers(self) -> Mapping[str, str]:  # type: ignore[override]

@@ -6,7 +6,6 @@ the models that validate, so nothing here can be out of date.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel
@@ -152,10 +151,22 @@ def _channel(c: Channel) -> ChannelFacts:
 
 
 def _limit(limit: Limit) -> str:
-    window = "second" if limit.window == timedelta(seconds=1) else render_duration(limit.window)
     where = "" if limit.path == "*" else f" for {limit.path}"
     source = f" ({limit.source})" if limit.source else ""
-    return f"{limit.requests} requests in {window} per {limit.scope}{where}{source}"
+    unit = "points" if max(limit.points.values(), default=1) > 1 else "requests" if limit.requests > 1 else "request"
+    counted = _counted(limit.points) + (", one after another" if limit.is_serial else "")
+    return f"{limit.requests} {unit} in {render_duration(limit.window)} per {limit.scope}{where}{counted}{source}"
+
+
+def _counted(points: Mapping[str, int]) -> str:
+    """What a request takes by its HTTP verb; of limits that count a request or not, which ones they count."""
+    if not points:
+        return ""
+    if max(points.values()) > 1:
+        return ", " + ", ".join(f"{'others' if verb == '*' else verb} {n}" for verb, n in points.items())
+    does = bool(points.get("*", 1))
+    others = ", ".join(verb for verb, n in points.items() if verb != "*" and bool(n) is not does)
+    return f", all but {others}" if does else f", {others} only"
 
 
 def model_fields(model: type[BaseModel]) -> tuple[FieldFacts, ...]:

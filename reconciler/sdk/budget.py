@@ -1,10 +1,11 @@
 """Rate budgets: one per (host, credential), shared by every client of the process.
 
 The HTTP client takes a turn before each attempt and hands back the answer's headers; waiting uses the clock handed in.
-Three things bound a turn: declared limits, kept as sliding windows (never more than N requests in any window, where a
-token bucket would let a full burst and a full refill into one); quotas that the remote reported, per resource it named;
-and `blocked_until` after a refusal. Syncs stop when a share is left, which deliveries and probes may use. A wait longer
-than `max_wait` is a BudgetSpentError (a RateLimitedError) at once: a run ends and is resumed, it does not sleep in memory.
+Three things bound a turn: declared limits, kept as sliding windows (never more than N requests, or points that requests
+take by their HTTP verb, in any window, where a token bucket would let a full burst and a full refill into one); quotas
+that the remote reported, per resource it named; and `blocked_until` after a refusal. Syncs stop when a share is left,
+which deliveries and probes may use. A wait longer than `max_wait` is a BudgetSpentError (a RateLimitedError) at once: a
+run ends and is resumed, it does not sleep in memory.
 Not done here: retries, and turning answers into errors.
 """
 
@@ -12,7 +13,7 @@ import asyncio
 import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
@@ -72,20 +73,27 @@ class SharedBlocks(Protocol):
 
 
 class _Window:
-    """At most `requests` in any `seconds`, counted in slots; a slot counts until all of it has left the window."""
+    """One limit, or a share of it, counted in slots; a slot counts until all of it has left the window."""
 
-    def __init__(self, requests: int, seconds: float) -> None:
-        self._requests = requests
-        self._seconds = seconds
+    def __init__(self, limit: Limit, share: float) -> None:
+        self.limit = limit
+        self._requests = max(1, int(limit.requests * share))
+        self._seconds = limit.window.total_seconds()
         self._slots: deque[list[float]] = deque()  # [end of slot, count]
         self._used = 0.0
+        self.line = asyncio.Lock()
 
-    def delay(self, now: float, reserved: float) -> float:
-        """Seconds until one more request fits, leaving the reserved share."""
+    def points(self, verb: str) -> int:
+        """What a request takes."""
+        said = self.limit.points
+        return said.get(verb, said.get("*", 1))
+
+    def delay(self, now: float, points: int, reserved: float) -> float:
+        """Seconds until that many points fit, leaving the reserved share."""
         while self._slots and self._slots[0][0] + self._seconds <= now:
             self._used -= self._slots.popleft()[1]
-        room = max(1, self._requests - math.floor(self._requests * reserved))
-        excess = self._used + 1 - room
+        room = max(points, self._requests - math.floor(self._requests * reserved))
+        excess = self._used + points - room
         for end, count in self._slots:
             if excess <= 0:
                 break
@@ -94,12 +102,17 @@ class _Window:
                 return end + self._seconds - now + _WAKE_AFTER
         return 0.0
 
-    def take(self, now: float) -> None:
+    def take(self, now: float, points: int) -> None:
         width = self._seconds / _SLOTS
         if not self._slots or self._slots[-1][0] <= now:
             self._slots.append([now + width, 0])
-        self._slots[-1][1] += 1
-        self._used += 1
+        self._slots[-1][1] += points
+        self._used += points
+
+    def answered(self, now: float) -> None:
+        """The request that was taken last is over: the window begins here."""
+        if self._slots:
+            self._slots[-1][0] = max(self._slots[-1][0], now)
 
 
 @dataclass(slots=True)
@@ -119,7 +132,7 @@ class _Reported:
 
 @dataclass(slots=True)
 class _Scope:
-    """What is known of one method or path: its own windows and block, and which reported quotas it draws on."""
+    """What is known of one method or path: the windows that count it, its block, which reported quotas it draws on."""
 
     windows: tuple[_Window, ...]
     names: tuple[str, ...] = ()
@@ -162,17 +175,19 @@ class Budget:
         return any(limit.scope in METHOD_SCOPES for limit in self._limits)
 
     @asynccontextmanager
-    async def turn(self, lane: Lane = "sync", scope: str = "") -> AsyncIterator[None]:
+    async def turn(self, lane: Lane = "sync", scope: str = "", verb: str = "GET") -> AsyncIterator[None]:
         """Wait for and take the right to one request; raises BudgetSpentError when the wait would be too long."""
-        await self._wait(lane, scope)
-        if lane == "sync":
-            async with self._sync_slots, self._all_slots:
-                with self._counted():
-                    yield
-        else:
-            async with self._all_slots:
-                with self._counted():
-                    yield
+        since = self._clock.monotonic()
+        serial = [window for window, _ in self._counting(scope, verb) if window.limit.is_serial]
+        async with AsyncExitStack() as held:
+            for window in serial:
+                await held.enter_async_context(window.line)
+            await self._wait(lane, scope, verb, since)
+            if lane == "sync":
+                await held.enter_async_context(self._sync_slots)
+            await held.enter_async_context(self._all_slots)
+            with self._counted(serial):
+                yield
 
     def observe(self, headers: Mapping[str, str], scope: str = "") -> None:
         """Correct the count by what an answer says. Called inside the turn."""
@@ -206,13 +221,14 @@ class Budget:
         now = self._clock.monotonic()
         return not self.in_flight and self._blocked <= now and now - self.used_at > _IDLE
 
-    async def _wait(self, lane: Lane, scope: str) -> None:
-        waited, longest = 0.0, self._settings.max_wait.total_seconds()
+    async def _wait(self, lane: Lane, scope: str, verb: str, since: float) -> None:
+        """`since` is when the wait began: the time in a line counts."""
+        waited, longest = self._clock.monotonic() - since, self._settings.max_wait.total_seconds()
         while True:
             await self._load_blocks(scope)
-            delay = self._delay(lane, scope)
+            delay = self._delay(lane, scope, verb)
             if delay <= 0:
-                return self._take(scope)
+                return self._take(scope, verb)
             if waited + delay > longest:
                 raise BudgetSpentError(
                     f"the rate budget of {self.host} is used up for {math.ceil(delay)} s",
@@ -221,21 +237,25 @@ class Budget:
             await self._clock.sleep(delay)
             waited += delay
 
-    def _delay(self, lane: Lane, scope: str) -> float:
+    def _delay(self, lane: Lane, scope: str, verb: str) -> float:
         now, own = self._clock.monotonic(), self._of(scope)
         reserved = self._settings.reserved if lane == "sync" else 0.0
-        counted: tuple[_Window | _Reported, ...] = (*self._windows, *own.windows, *self._quotas_of(own))
-        blocked = max(self._blocked, own.blocked) - now
-        return max([blocked, *(c.delay(now, reserved) for c in counted)])
+        delays = [window.delay(now, points, reserved) for window, points in self._counting(scope, verb)]
+        delays += [quota.delay(now, reserved) for quota in self._quotas_of(own)]
+        return max([max(self._blocked, own.blocked) - now, *delays])
 
-    def _take(self, scope: str) -> None:
+    def _take(self, scope: str, verb: str) -> None:
         now, own = self._clock.monotonic(), self._of(scope)
         self.used_at = now
-        for window in (*self._windows, *own.windows):
-            window.take(now)
+        for window, points in self._counting(scope, verb):
+            window.take(now, points)
         for reported in self._quotas_of(own):
             if reported.remaining:
                 reported.remaining -= 1
+
+    def _counting(self, scope: str, verb: str) -> list[tuple[_Window, int]]:
+        """The windows that count a request of this HTTP verb, and how much it takes of each."""
+        return [(window, points) for window in self._of(scope).windows if (points := window.points(verb))]
 
     def _quotas_of(self, own: _Scope) -> list[_Reported]:
         """A quota without a name is the whole credential's."""
@@ -244,17 +264,16 @@ class Budget:
     def _of(self, scope: str) -> _Scope:
         found = self._scopes.get(scope)
         if found is None:
+            shared = tuple(window for window in self._windows if fnmatchcase(scope, window.limit.path))
             own = (limit for limit in self._limits if limit.scope in METHOD_SCOPES and fnmatchcase(scope, limit.path))
-            per_method = self._make(own)
-            found = self._scopes[scope] = _Scope(per_method)
+            found = self._scopes[scope] = _Scope((*shared, *self._make(own)))
             if len(self._scopes) > _MAX_SCOPES:
                 self._scopes.popitem(last=False)
         self._scopes.move_to_end(scope)
         return found
 
     def _make(self, limits: Iterable[Limit]) -> tuple[_Window, ...]:
-        share = self._settings.share
-        return tuple(_Window(max(1, int(li.requests * share)), li.window.total_seconds()) for li in limits)
+        return tuple(_Window(limit, self._settings.share) for limit in limits)
 
     def _corrected(self, quota: Quota) -> _Reported:
         """Requests in flight beside this one are not in the remote's figure yet."""
@@ -266,12 +285,14 @@ class Budget:
         return _Reported(quota.limit, remaining, None if reset_in is None else now + reset_in)
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, serial: Iterable[_Window]) -> Iterator[None]:
         self.in_flight += 1
         try:
             yield
         finally:
             self.in_flight -= 1
+            for window in serial:
+                window.answered(self._clock.monotonic())
 
     def _block_locally(self, scope: str, until: float) -> None:
         if scope:

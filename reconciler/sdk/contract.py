@@ -79,14 +79,16 @@ class Entity:
 class Channel:
     """One way to hand an event to the remote.
 
-    `fields` is the model of what `map` may set; `text_field` is the field that `template` fills. `repeat` decides what
-    a crash between sending and recording means. `deadline` bounds one attempt: giving up early makes doubt.
+    `fields` is the model of what `map` may set; `text_field` is the field that `template` fills. In `html_fields` what a
+    template puts in is escaped. `repeat` decides what a crash between sending and recording means. `deadline` bounds one
+    attempt: giving up early makes doubt.
     """
 
     name: str
     title: str = ""
     fields: type[Settings]
     text_field: str = ""
+    html_fields: tuple[str, ...] = ()
     repeat: Repeat = Repeat.UNSAFE
     rights: tuple[str, ...] = ()
     deadline: timedelta = timedelta(seconds=30)
@@ -96,13 +98,17 @@ class Channel:
 class Limit:
     """A published limit of the remote: at most `requests` in `window`, per `scope` (`account`, `user`, `method`, ...).
 
-    `path` is a shell pattern of the methods that a limit per method is for.
+    `path` is a shell pattern of the paths whose requests count. `points` says by HTTP method how much one takes of
+    `requests`, `*` stands for the methods not named: 1 without it, and 0 does not count. `is_serial`: what counts goes one
+    after another, and the window of each begins when it is answered.
     """
 
     requests: int
     window: timedelta
     scope: str = "account"
     path: str = "*"
+    points: Mapping[str, int] = field(default_factory=dict, hash=False)
+    is_serial: bool = False
     source: str = ""
 
 

@@ -208,7 +208,7 @@ class HttpClient:
         """One attempt inside the budget."""
         budget = self._budgets.of(order.host, self._credential, self._limits)
         scope = _scope(order.request.url.path)
-        async with budget.turn(order.lane, scope):
+        async with budget.turn(order.lane, scope, order.request.method):
             answer = await self._exchange(wire, order, retry)
             budget.observe(answer.headers, scope)
             error = self._judged(order, answer)

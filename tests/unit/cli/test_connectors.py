@@ -12,6 +12,8 @@ from reconciler.model.secret import Secret
 from reconciler.sdk.contract import AuthSettings, Channel, Connector, Deletes, Entity, Limit, Probe, Repeat, Settings
 from reconciler.sdk.registry import known_types, load
 
+MINUTE = timedelta(minutes=1)
+
 
 class Inner(Settings):
     """How it is signed."""
@@ -42,7 +44,12 @@ class Tea(Connector[Sample, KeyAuth]):
         Entity(name="cups", has_delta=True, deletes=Deletes.FEED, by_default=False),
     )
     channels = (Channel(name="pour", fields=Inner, text_field="names", repeat=Repeat.SAFE, rights=("pot:pour",)),)
-    limits = (Limit(requests=10, window=timedelta(minutes=1), scope="user", path="/pour"),)
+    limits = (
+        Limit(requests=10, window=MINUTE, scope="user", path="/pour"),
+        Limit(requests=90, window=MINUTE, points={"GET": 1, "*": 5}),
+        Limit(requests=8, window=MINUTE, points={"POST": 1, "PUT": 1, "*": 0}, source="tea.example"),
+        Limit(requests=1, window=timedelta(seconds=1), points={"GET": 0}, is_serial=True),
+    )
 
     async def probe(self) -> Probe:
         return Probe("tea")
@@ -65,7 +72,12 @@ def test_facts_of_a_connector() -> None:
         ("cups", False, True, False),
     ]
     assert facts.channels[0].repeat == "sent again after a crash; the remote drops a repeat"
-    assert facts.limits == ("10 requests in 1m per user for /pour",)
+    assert facts.limits == (
+        "10 requests in 1m per user for /pour",
+        "90 points in 1m per account, GET 1, others 5",
+        "8 requests in 1m per account, POST, PUT only (tea.example)",
+        "1 request in 1s per account, all but GET, one after another",
+    )
     assert facts.auth[0].description == "A key."
     assert "reads a change feed (scope delta)" in facts.capabilities
     assert "registers webhooks at the remote" not in facts.capabilities

@@ -1,6 +1,7 @@
 """Rate budgets on a virtual clock: windows, reserve, reported quotas, blocks, sharing, concurrency."""
 
 import asyncio
+import itertools
 from datetime import datetime, timedelta
 
 import pytest
@@ -276,3 +277,89 @@ async def test_scopes_are_bounded() -> None:
     for i in range(2000):
         await ask(budget, 1, "deliver", f"/path-{i}")
     assert len(budget._scopes) <= 512
+
+
+POINTS = Limit(requests=10, window=MINUTE, points={"GET": 1, "*": 5})
+
+
+async def write(budget: Budget, scope: str = "/repos/x/issues", verb: str = "POST") -> None:
+    async with budget.turn("deliver", scope, verb):
+        pass
+
+
+async def test_a_request_takes_the_points_of_its_verb() -> None:
+    clock = VirtualClock()
+    budget = budgets(clock).of("h", "c", [POINTS])
+    await write(budget)
+    await ask(budget, 5, "deliver")
+    for verb in ("POST", "PATCH", "GET"):
+        with pytest.raises(BudgetSpentError):
+            await write(budget, verb=verb)
+    clock.advance(64)
+    await write(budget, verb="DELETE")
+    await ask(budget, 3)
+    with pytest.raises(BudgetSpentError):
+        await ask(budget)
+
+
+async def test_points_above_the_whole_share_wait_for_an_empty_window() -> None:
+    clock = VirtualClock()
+    budget = budgets(clock, share=0.1, max_wait=timedelta(minutes=2)).of("h", "c", [POINTS])
+    await write(budget)
+    assert clock.slept == []
+    await write(budget)
+    assert 60 <= clock.seconds <= 64
+
+
+async def test_a_limit_counts_the_verbs_and_paths_that_it_names() -> None:
+    clock = VirtualClock()
+    limit = Limit(requests=1, window=MINUTE, points={"POST": 1, "*": 0}, path="/repos/*")
+    budget = budgets(clock).of("h", "c", [limit])
+    for _ in range(3):
+        await write(budget, verb="PATCH")
+        await write(budget, "/app/installations/*/access_tokens")
+        await ask(budget, 1, "sync", "/repos/x/issues")
+    await write(budget)
+    with pytest.raises(BudgetSpentError):
+        await write(budget, "/repos/y/issues")
+
+
+async def test_what_is_serial_goes_one_after_another_and_counts_from_the_answer() -> None:
+    clock = VirtualClock()
+    limit = Limit(requests=1, window=timedelta(seconds=1), points={"GET": 0, "*": 1}, is_serial=True)
+    budget = budgets(clock).of("h", "c", [limit])
+    spans: list[tuple[float, float]] = []
+
+    async def slow() -> None:
+        async with budget.turn("deliver", "/x", "POST"):
+            begun = clock.seconds
+            await ask(budget)
+            clock.advance(3)
+            await asyncio.sleep(0)
+            spans.append((begun, clock.seconds))
+
+    await asyncio.gather(*(slow() for _ in range(4)))
+    assert all(later[0] - earlier[1] >= 1 for earlier, later in itertools.pairwise(spans))
+    assert clock.seconds < 4 * 3 + 3 * 1.1
+
+
+async def test_the_time_in_line_counts_as_waiting() -> None:
+    clock = VirtualClock()
+    limit = Limit(requests=1, window=timedelta(seconds=10), is_serial=True)
+    budget = budgets(clock, max_wait=timedelta(seconds=25)).of("h", "c", [limit])
+    found = await asyncio.gather(*(write(budget) for _ in range(5)), return_exceptions=True)
+    assert [type(one) for one in found] == [type(None)] * 3 + [BudgetSpentError] * 2
+    assert clock.seconds < 25
+
+
+async def test_a_wait_in_vain_does_not_move_the_window_of_a_serial_limit() -> None:
+    clock = VirtualClock()
+    limit = Limit(requests=1, window=MINUTE, is_serial=True)
+    budget = budgets(clock).of("h", "c", [limit])
+    await write(budget)
+    clock.advance(20)
+    with pytest.raises(BudgetSpentError):
+        await write(budget)
+    clock.advance(44)
+    await write(budget)
+    assert clock.slept == []
