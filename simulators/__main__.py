@@ -16,6 +16,7 @@ def _servicenow(port: int) -> tuple[Simulator, str]:
 
     made, password = ServiceNow(port=port), secrets.token_urlsafe(12)
     made.users["reconciler"] = password
+    made.put("sys_user", {"user_name": "reconciler"})
     return made, f"auth: {{type: basic, username: reconciler, password: {password}}}"
 
 

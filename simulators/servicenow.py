@@ -2,15 +2,16 @@
 
 In: requests of the connector. Out: what an instance answers, including: dates read in the session's time zone, conditions on
 unknown fields ignored, `sysparm_limit` applied before access rules (short and empty pages), values as strings, empty
-references as "", journal fields that read back "", a token endpoint that takes forms only and hands out the current token,
-a hibernating instance that answers HTML. Used by the connector's tests and the demo. Not done: display values, views,
-attachments, domain separation.
+references as "", journal fields that read back "", a token endpoint that takes forms only, hands out the current token and
+renews by refresh tokens, `javascript:gs.getUserID()` in conditions, a hibernating instance that answers HTML. Used by the
+connector's tests and the demo. Not done: display values, views, attachments, domain separation, other scripts.
 """
 
 import base64
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -48,12 +49,14 @@ COLUMNS: Mapping[str, set[str]] = {
     **dict.fromkeys(PREFIXES, TASK_COLUMNS),
     "sys_journal_field": {"element", "element_id", "name", "value"},
     "sys_audit": {"fieldname", "oldvalue", "newvalue", "tablename", "documentkey"},
+    "sys_user": {"user_name", "name", "email"},
 }
 _CONDITION = re.compile(
     r"([a-z0-9_.]+)(ISNOTEMPTY|ISEMPTY|STARTSWITH|ENDSWITH|NOTLIKE|LIKE|IN|BETWEEN|>=|<=|!=|=|>|<)(.*)", re.DOTALL
 )
 _JSON = {"Accept": "application/json*"}
-_LIFE = timedelta(seconds=1800)
+_LIFE, _REFRESH_LIFE = timedelta(seconds=1800), timedelta(days=100)
+_CURRENT_USER = "javascript:gs.getUserID()"
 
 
 def stamp(at: datetime) -> str:
@@ -65,10 +68,24 @@ def failure(status: int, message: str, detail: str | None = None) -> Reply:
     return Reply(status=status, json={"error": {"message": message, "detail": detail}, "status": "failure"})
 
 
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """Whose a token is, and until when."""
+
+    client: str
+    user: str
+    until: datetime
+
+
+def _refused(error: str) -> Reply:
+    return Reply(status=401, json={"error": error, "error_description": "access_denied"})
+
+
 class ServiceNow(Simulator):
-    """`tables` is the state. Switches: `hidden` rows, `denied` tables, `session_offset`, `per_hour`,
-    `max_limit` of a page, `slowest` page that is not cancelled (`cancels_midway`:
-    after the status was sent), `is_hibernating`.
+    """`tables` is the state. Who signs in stands in `users`, `api_keys` (key -> user) and `application_users` (client -> user);
+    without a row in `sys_user` it is as if access rules hid that row. Switches: `hidden` rows, `denied` tables,
+    `session_offset`, `per_hour`, `max_limit` of a page, `slowest` page that is not cancelled (`cancels_midway`: after the
+    status was sent), `is_hibernating`.
     """
 
     descriptions = description("servicenow/openapi.json")
@@ -77,10 +94,12 @@ class ServiceNow(Simulator):
         super().__init__(**more)
         self.tables: dict[str, dict[str, Row]] = {name: {} for name in TABLES}
         self.users: dict[str, str] = {}
-        self.api_keys: set[str] = set()
+        self.api_keys: dict[str, str] = {}
+        self.application_users: dict[str, str] = {}
         self.clients: dict[str, str] = {}
         self.client_keys: dict[str, dict[str, RSAPublicKey]] = {}
-        self.access: dict[str, datetime] = {}
+        self.access: dict[str, Issued] = {}
+        self.refresh: dict[str, Issued] = {}
         self.hidden: set[str] = set()
         self.denied: set[str] = set()
         self.session_offset = timedelta(0)
@@ -147,7 +166,7 @@ class ServiceNow(Simulator):
         if self.is_hibernating:
             page = b"<html><body>Your instance is hibernating</body></html>"
             return Reply(body=page, content_type="text/html;charset=UTF-8")
-        if not self._is_known(call):
+        if self._user(call) is None:
             return self.error(401)
         if self.per_hour is not None:
             since = self.now() - timedelta(hours=1)
@@ -162,51 +181,82 @@ class ServiceNow(Simulator):
                    "X-RateLimit-Limit": str(self.per_hour), "X-RateLimit-Rule": "5" * 32}  # fmt: skip
         return Reply(status=429, json=self.error(429).json, headers=headers)
 
-    def _is_known(self, call: Call) -> bool:
+    def _user(self, call: Call) -> str | None:
+        """Who is signed in; None: nobody."""
         kind, _, value = call.headers.get("authorization", "").partition(" ")
         if kind == "Basic":
             name, _, password = base64.b64decode(value).decode().partition(":")
-            return name in self.users and self.users[name] == password
+            return name if name in self.users and self.users[name] == password else None
         if kind == "Bearer":
-            return self.access.get(value, self.now()) > self.now()
-        return call.headers.get("x-sn-apikey") in self.api_keys
+            issued = self.access.get(value)
+            return issued.user if issued and issued.until > self.now() else None
+        return self.api_keys.get(call.headers.get("x-sn-apikey", ""))
+
+    def _user_id(self, call: Call) -> str:
+        """What a script in a condition is told; of a user whose row nobody may see, an id that finds nothing."""
+        rows, user = self.tables["sys_user"].values(), self._user(call)
+        return next((r["sys_id"] for r in rows if user and r["user_name"] == user), "f" * 32)
 
     @route("POST", "/oauth_token.do", body="form", is_open=True)
     def token(self, call: Call) -> Reply:
         form = call.form
-        refused = Reply(status=401, json={"error": "server_error", "error_description": "access_denied"})
-        if form.get("client_id") not in self.clients or self.clients[form["client_id"]] != form.get("client_secret"):
-            return refused
-        if not self._is_granted(form):
-            return refused
-        current = next((t for t, until in self.access.items() if until > self.now()), None)
-        if current is None:
-            current = f"{form.get('client_secret', '')}-access-{self._new_id()}"
-            self.access[current] = self.now() + _LIFE
-        left = int((self.access[current] - self.now()).total_seconds())
-        answer = {"access_token": current, "scope": "useraccount", "token_type": "Bearer", "expires_in": left}
-        refresh = {} if form["grant_type"] == "client_credentials" else {"refresh_token": f"{current}-refresh"}
-        return Reply(json=answer | refresh)
+        client, grant = form.get("client_id", ""), form.get("grant_type")
+        if client not in self.clients or self.clients[client] != form.get("client_secret"):
+            return _refused("server_error")
+        if grant == "refresh_token":
+            return self._renewed(form)
+        user = self._granted_to(form)
+        if user is None:
+            return _refused("server_error")
+        access = self._current(self.access, client, user) or self._issue(self.access, form, user, "access", _LIFE)
+        if grant == "client_credentials":
+            return self._granted(access)
+        refresh = self._current(self.refresh, client, user)
+        return self._granted(access, refresh or self._issue(self.refresh, form, user, "refresh", _REFRESH_LIFE))
 
-    def _is_granted(self, form: Mapping[str, str]) -> bool:
+    def _renewed(self, form: Mapping[str, str]) -> Reply:
+        """A new access token, and the refresh token as it is."""
+        refresh = form.get("refresh_token", "")
+        kept = self.refresh.get(refresh)
+        if kept is None or kept.client != form["client_id"] or kept.until <= self.now():
+            return _refused("invalid_grant")
+        return self._granted(self._issue(self.access, form, kept.user, "access", _LIFE), refresh)
+
+    def _current(self, kept: Mapping[str, Issued], client: str, user: str) -> str | None:
+        """The newest token that is alive."""
+        alive = [t for t, i in kept.items() if (i.client, i.user) == (client, user) and i.until > self.now()]
+        return alive[-1] if alive else None
+
+    def _issue(self, kept: dict[str, Issued], form: Mapping[str, str], user: str, kind: str, life: timedelta) -> str:
+        token = f"{form['client_secret']}-{kind}-{self._new_id()}"
+        kept[token] = Issued(form["client_id"], user, self.now() + life)
+        return token
+
+    def _granted(self, access: str, refresh: str | None = None) -> Reply:
+        left = int((self.access[access].until - self.now()).total_seconds())
+        answer = {"access_token": access, "scope": "useraccount", "token_type": "Bearer", "expires_in": left}
+        return Reply(json=answer | ({"refresh_token": refresh} if refresh else {}))
+
+    def _granted_to(self, form: Mapping[str, str]) -> str | None:
+        """The user whom a grant is for; None: refused."""
         match form.get("grant_type"):
             case "client_credentials":
-                return True
+                return self.application_users.get(form["client_id"], "")
             case "password":
-                return form.get("username", "") in self.users and self.users[form["username"]] == form.get("password")
+                name = form.get("username", "")
+                return name if name in self.users and self.users[name] == form.get("password") else None
             case "urn:ietf:params:oauth:grant-type:jwt-bearer" if "assertion" in form:
                 key = self.client_keys.get(form["client_id"], {}).get(key_id(form["assertion"]))
                 claims = signed_by(key, form["assertion"]) or {}
-                is_ours = (claims.get("iss"), claims.get("aud")) == (
-                    form["client_id"],
-                    form["client_id"],
-                )
-                return is_ours and claims["sub"] in self.users and claims["exp"] > self.now().timestamp()
-        return False
+                is_ours = (claims.get("iss"), claims.get("aud")) == (form["client_id"], form["client_id"])
+                is_known = is_ours and claims["sub"] in self.users and claims["exp"] > self.now().timestamp()
+                return str(claims["sub"]) if is_known else None
+        return None
 
     @route("GET", "/oauth_revoke_token.do", required=("token",), is_open=True)
     def revoke(self, call: Call) -> Reply:
-        self.access.pop(call.query["token"], None)
+        for kept in (self.access, self.refresh):
+            kept.pop(call.query["token"], None)
         return Reply()
 
     # Table API.
@@ -222,7 +272,7 @@ class ServiceNow(Simulator):
         rows = self._table(call)
         if isinstance(rows, Reply):
             return rows
-        found = self.select(call.path["table"], call.query.get("sysparm_query", ""))
+        found = self._asked_for(call)
         offset = int(call.query.get("sysparm_offset", 0))
         limit = call.size(min(int(call.query.get("sysparm_limit", 10_000)), self.max_limit))
         if self.slowest is not None and limit > self.slowest:
@@ -248,6 +298,10 @@ class ServiceNow(Simulator):
             link = f"{self.url}/api/now/table/{table}/{value}"
             shown[name] = {"link": link, "value": value} if table and value and not plain else value
         return shown
+
+    def _asked_for(self, call: Call) -> list[Row]:
+        query = call.query.get("sysparm_query", "").replace(_CURRENT_USER, self._user_id(call))
+        return self.select(call.path["table"], query)
 
     def select(self, table: str, query: str) -> list[Row]:
         """Rows that an encoded query finds, in its order."""
@@ -330,7 +384,7 @@ class ServiceNow(Simulator):
         rows = self._table(call)
         if isinstance(rows, Reply):
             return rows
-        found = self.select(call.path["table"], call.query.get("sysparm_query", ""))
+        found = self._asked_for(call)
         return Reply(json={"result": {"stats": {"count": str(len(found))}}})
 
     # CMDB Instance API.

@@ -1,10 +1,11 @@
 """ServiceNow: tickets, CMDB and people come in; incidents, updates, comments and CIs go out.
 
-Credential: basic (a user), oauth2 (client credentials; with `username` and `password` the password grant), jwt_bearer, or
-api_key. The user needs read rights on the tables and, for replies, `itil`; its time zone must be GMT, because the instance
-reads dates in conditions in the session's zone (`probe` finds out). Lists are read by keyset (change time, sys_id), so that
-records that move while we read skip nobody; the end is believed only of a counted answer, because access rules are applied
-after the page is cut. Deletions: absence from a full run, or the scope `delta`, which reads `sys_audit`.
+Credential: basic (a user), oauth2 (client credentials; with `username` and `password` the password grant, renewed by the
+refresh token that it brings), jwt_bearer, or api_key. The user needs read rights on the tables and, for replies, `itil`; its
+time zone must be GMT, because the instance reads dates in conditions in the session's zone (`probe` finds out). Lists are
+read by keyset (change time, sys_id), so that records that move while we read skip nobody; the end is believed only of a
+counted answer, because access rules are applied after the page is cut. Deletions: absence from a full run, or the scope
+`delta`, which reads `sys_audit`.
 Limits: set by the instance's admin, per user and hour; its headers are obeyed. ServiceNow has no webhooks that a client
 could register. Reference: developer.servicenow.com, REST API: Table, Aggregate, CMDB Instance; OAuth.
 """
@@ -33,15 +34,19 @@ from connectors.servicenow.settings import (
     entities_of,
 )
 from reconciler.model.event import Message, Receipt
-from reconciler.model.record import Page, ReadRequest
+from reconciler.model.record import LogLevel, Page, ReadRequest
+from reconciler.model.secret import Secret
 from reconciler.sdk.auth import Authenticator, Grant, Granted, Header, basic, oauth_token
 from reconciler.sdk.contract import Answer, Channel, Entity, Probe, Repeat, Room
-from reconciler.sdk.errors import ConnectorError, ForbiddenError, RejectedError, TransientError
+from reconciler.sdk.errors import ConnectorError, ForbiddenError, RejectedError, TransientError, UnauthorizedError
 from reconciler.sdk.jwt import rs256
 from reconciler.sdk.paging import dig
 from reconciler.sdk.rest import Partition, RestChannel, RestConnector, RestEntity, skew_of
 
-TOKEN = "access"
+# Not "refresh...": the instance hands out the same one again, so it may be used more than once.
+TOKEN, RENEWAL = "access", "renewal"
+CURRENT_USER = "sys_id=javascript:gs.getUserID()"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 AUDIT_PAGE = 100  # its keys go into one URL
 _START = Place()
 _CUT_SHORT = re.compile(rb'"error":\s*\{[^{}]*\},\s*"status":\s*"failure"\s*\}\s*$')
@@ -49,6 +54,12 @@ _CUT_SHORT = re.compile(rb'"error":\s*\{[^{}]*\},\s*"status":\s*"failure"\s*\}\s
 
 class _TooSlowError(TransientError):
     """A transaction quota cancelled the query: a smaller page may pass."""
+
+
+def _assertion(auth: JwtBearer, room: Room) -> str:
+    now = int(room.clock.now().timestamp())
+    claims = {"iss": auth.client_id, "aud": auth.client_id, "sub": auth.username, "iat": now, "exp": now + 300}
+    return rs256({**claims, "jti": f"{room.random.getrandbits(128):032x}"}, auth.private_key, auth.key_id)
 
 
 def _mark(message: Message) -> str:
@@ -115,30 +126,52 @@ class ServiceNow(RestConnector[Config, BasicAuth | OAuth2 | JwtBearer | ApiKey])
                 return basic(name, password)
             case ApiKey(api_key=key):
                 return Header("x-sn-apikey", key)
+        if isinstance(self.auth, OAuth2) and self.auth.password:
+            return Granted(self._own(TOKEN), self._renewed)
         # The instance hands out its current token until that is dead, so asking early would bring the same one.
-        return Granted(TOKEN, self._grant, early=timedelta(seconds=10))
+        return Granted(self._own(TOKEN), self._grant, early=timedelta(seconds=10))
+
+    def _own(self, token: str) -> str:
+        """The name under which a token is kept: one that another credential brought is none of ours."""
+        said = (v.reveal() if isinstance(v, Secret) else str(v) for v in vars(self.auth).values())
+        return f"{token}-{self.room.fingerprint(Secret(chr(0).join(said)))}"
+
+    async def _renewed(self, room: Room) -> Grant:
+        """By the refresh token as long as the instance takes it; then the password brings another."""
+        kept = await room.tokens.get(self._own(RENEWAL))
+        if kept is not None:
+            try:
+                return await self._asked(room, {"grant_type": "refresh_token", "refresh_token": kept[0].reveal()})
+            except UnauthorizedError as error:
+                room.log(LogLevel.INFO, "the refresh token is no longer taken: the password is used", why=error.message)
+                await room.tokens.drop(self._own(RENEWAL))
+        return await self._grant(room)
 
     async def _grant(self, room: Room) -> Grant:
         auth = cast("OAuth2 | JwtBearer", self.auth)
-        form = {"client_id": auth.client_id, "client_secret": auth.client_secret.reveal()}
         if isinstance(auth, JwtBearer):
-            now = int(room.clock.now().timestamp())
-            claims = {"iss": auth.client_id, "aud": auth.client_id, "sub": auth.username, "iat": now, "exp": now + 300}
-            assertion = rs256({**claims, "jti": f"{room.random.getrandbits(128):032x}"}, auth.private_key, auth.key_id)
-            form |= {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion}
-        elif auth.username and auth.password:
-            form |= {"grant_type": "password", "username": auth.username, "password": auth.password.reveal()}
-        else:
-            form["grant_type"] = "client_credentials"
-        grant, _ = await oauth_token(room, f"{self.base_url()}/oauth_token.do", form)
+            return await self._asked(room, {"grant_type": JWT_BEARER, "assertion": _assertion(auth, room)})
+        if auth.username and auth.password:
+            user = {"username": auth.username, "password": auth.password.reveal()}
+            return await self._asked(room, {"grant_type": "password", **user})
+        return await self._asked(room, {"grant_type": "client_credentials"})
+
+    async def _asked(self, room: Room, form: Mapping[str, str]) -> Grant:
+        auth = cast("OAuth2 | JwtBearer", self.auth)
+        client = {"client_id": auth.client_id, "client_secret": auth.client_secret.reveal()}
+        grant, said = await oauth_token(room, f"{self.base_url()}/oauth_token.do", {**client, **form})
+        if isinstance(auth, OAuth2) and said.get("refresh_token"):
+            await room.tokens.put(self._own(RENEWAL), Secret(str(said["refresh_token"])), None)
         return grant
 
     async def revoke(self) -> None:
-        kept = await self.room.tokens.get(TOKEN)
-        if kept is not None:
+        for name in (self._own(RENEWAL), self._own(TOKEN)):
+            kept = await self.room.tokens.get(name)
+            if kept is None:
+                continue
             url = f"{self.base_url()}/oauth_revoke_token.do"
             await self.room.http.send("GET", url, params={"token": kept[0].reveal()}, expect=(400, 401, 404))
-            await self.room.tokens.drop(TOKEN)
+            await self.room.tokens.drop(name)
 
     def classify(self, answer: Answer) -> ConnectorError | None:
         status = answer.status
@@ -231,11 +264,19 @@ class ServiceNow(RestConnector[Config, BasicAuth | OAuth2 | JwtBearer | ApiKey])
             if rows:
                 self._check_fields(entity, rows[0])
                 is_zone_known = is_zone_known or await self._check_zone(entity, rows[0])
-        return Probe(identity=self._identity(), account=self.base_url(), entities=entities, skew=skew)
+        return Probe(identity=await self._identity(), account=self.base_url(), entities=entities, skew=skew)
 
-    def _identity(self) -> str:
-        name = getattr(self.auth, "username", None) or getattr(self.auth, "client_id", None)
-        return str(name) if name else "API key"
+    async def _identity(self) -> str:
+        """The user that the instance takes us for; where it does not show its users, what the manifest says."""
+        fields = {"sysparm_fields": "sys_id,user_name"}
+        try:
+            answer = await self._rows("/api/now/table/sys_user", CURRENT_USER, 1, params=fields, lane="probe")
+        except (ForbiddenError, RejectedError, UnauthorizedError):
+            answer = None  # the tables were read before, so the credential is good
+        # More than one: the condition was not understood, and the first user is anybody.
+        rows = answer.json()["result"] if answer and answer.headers.get("x-total-count", "1") == "1" else []
+        said = rows[0].get("user_name") if rows else None
+        return str(said or getattr(self.auth, "username", None) or getattr(self.auth, "client_id", "API key"))
 
     def _wanted(self, entity: Entity) -> set[str]:
         return {"sys_id", str(entity.cursor)} | columns_in(self.config.query.get(entity.name, ""))

@@ -90,6 +90,8 @@ def _directory(folder: Path, password: str) -> Slapd | None:
 def _seed_servicenow(simulator: ServiceNow, values: dict[str, str]) -> None:
     simulator.users["svc-reconciler"] = values["SERVICENOW_PASSWORD"]
     simulator.users["svc-engineering"] = values["SERVICENOW_ENGINEERING_PASSWORD"]
+    for name in simulator.users:
+        simulator.put("sys_user", {"user_name": name})
     first = datetime.now(UTC) - timedelta(days=30)
     for number in range(INCIDENTS):
         text = f"{_SUBJECTS[number % len(_SUBJECTS)]} (desk {number % 97})"

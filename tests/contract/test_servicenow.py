@@ -43,10 +43,13 @@ class ServiceNowCase(Case):
     revokes = True
     finds_by_content = frozenset({"add_comment", "add_work_note"})
 
+    instance = Instance
+
     def simulator(self, now: Callable[[], datetime]) -> Instance:
-        sim = Instance(now=now)
+        sim = self.instance(now=now)
         sim.users["svc"] = f"{CANARY}-password"
-        sim.api_keys.add(f"{CANARY}-key")
+        sim.api_keys[f"{CANARY}-key"] = "svc"
+        sim.application_users["app"] = "svc"
         sim.clients["app"] = f"{CANARY}-client"
         sim.client_keys["app"] = {"k1": KEY.public_key()}
         return sim
