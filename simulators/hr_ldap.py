@@ -85,11 +85,23 @@ def _ldif(people: int, password: str) -> Iterator[str]:
 class Slapd:
     """One server over its life: `start`, `stop` and `start` again keep folder, ports and entries."""
 
-    def __init__(self, folder: Path, *, people: int = 25, size_limit: int = 500, password: str = PASSWORD) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        people: int = 25,
+        size_limit: int = 500,
+        password: str = PASSWORD,
+        demands_certificate: bool = False,
+        follows_renames: bool = False,
+    ) -> None:
+        """`follows_renames`: DNs in `manager` and `member` follow the entry they name, a moment after it was renamed."""
         self.folder = folder
         self.password = password
         self.people = people
         self._size_limit = size_limit
+        self._verify_client = "demand" if demands_certificate else "try"
+        self._overlay = "overlay refint\nrefint_attributes manager member\n" if follows_renames else ""
         self._port, self._tls_port = _free_port(), _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._was_up = False
@@ -202,11 +214,12 @@ class Slapd:
         return f"""{includes}
 modulepath /usr/lib/ldap
 moduleload back_mdb
+moduleload refint
 pidfile {self.folder}/slapd.pid
 TLSCACertificateFile {self.ca_file}
 TLSCertificateFile {self.folder}/server.pem
 TLSCertificateKeyFile {self.folder}/server.key
-TLSVerifyClient try
+TLSVerifyClient {self._verify_client}
 authz-regexp "cn=([^,]+),.*" "uid=$1,ou=services,{BASE_DN}"
 sizelimit {self._size_limit}
 database mdb
@@ -219,7 +232,7 @@ index objectClass,uid,member,modifyTimestamp,entryUUID eq
 limits dn.exact="{SYNC_DN}" size.soft={self._size_limit} size.hard=1000 size.prtotal=unlimited
 access to attrs=userPassword by self write by anonymous auth by * none
 access to * by users read by * none
-"""
+{self._overlay}"""
 
 
 def _program() -> str:

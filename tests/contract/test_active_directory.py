@@ -1,14 +1,19 @@
 """What the hr_ldap connector makes of Active Directory, which no test server shows: tests of pure functions."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from connectors.hr_ldap import FLAVOURS, View, complete, slice_of
+from connectors.hr_ldap.flavours import FLAVOURS
+from connectors.hr_ldap.lookups import complete, slice_of
+from connectors.hr_ldap.records import View
 from reconciler.model.record import ReadRequest, Scope
 from reconciler.sdk.errors import ConnectorError, ForbiddenError, RejectedError, TransientError, UnauthorizedError
-from reconciler.sdk.ldap import Entry, Values, error_of
+from reconciler.sdk.ldap import Entry, Values
+from reconciler.sdk.ldap_codes import error_of
 
 AD = FLAVOURS["active_directory"]
 GUID = bytes.fromhex("33221100554477668899aabbccddeeff")
@@ -34,13 +39,27 @@ def test_ad_records_have_the_guid_as_identity_and_bytes_in_base64() -> None:
         "objectSid": [b"\x01\x05"],
         "odd": [b"\xff\xfe"],
     }
-    page = view("cn", "objectSid", "odd").page([Entry("CN=Ada,DC=example,DC=org", values)], None)
+    page = view("cn", "objectSid", "odd").page([Entry("CN=Ada,DC=example,DC=org", values)], {}, None)
     assert page.keys == ("00112233-4455-6677-8899-aabbccddeeff",)
     assert page.watermark == "2026-03-01T10:11:12.000000Z"
     assert page.payloads[0] == (
         b'{"cn":["Ada"],"dn":"CN=Ada,DC=example,DC=org","id":"00112233-4455-6677-8899-aabbccddeeff",'
         b'"objectSid":["AQU="],"odd":["//4="]}'
     )
+
+
+def test_links_are_found_and_shown_by_id_whatever_case_the_names_have() -> None:
+    boss, gone = "CN=Boss,DC=example,DC=org", "CN=Gone,DC=example,DC=org"
+    entry = Entry(
+        "CN=Ada", {"objectGUID": [GUID], "manager": [boss.encode()], "member": [boss.encode(), gone.encode()]}
+    )
+    ids = {boss: "00112233-4455-6677-8899-aabbccddeeff", gone: None}
+    person, group = (replace(view("Manager", "member"), link=link) for link in ("manager", "member"))
+    assert (person.linked([entry]), group.linked([entry])) == ({boss}, {boss, gone})
+    assert json.loads(person.page([entry], ids, None).payloads[0])["manager_id"] == ids[boss]
+    assert json.loads(group.page([entry], ids, None).payloads[0])["member_ids"] == [ids[boss]]
+    assert json.loads(person.page([entry], {boss: None}, None).payloads[0])["manager_id"] is None
+    assert view("manager").linked([entry]) == set()
 
 
 def test_the_time_of_a_domain_controller_is_no_value_of_a_record() -> None:
@@ -59,8 +78,8 @@ def test_ad_is_asked_in_its_own_time_format() -> None:
 def test_entries_without_identity_are_never_an_empty_directory() -> None:
     hidden = Entry("CN=Eve,DC=example,DC=org", {"cn": [b"Eve"]})
     with pytest.raises(ForbiddenError, match="not their objectGUID"):
-        view("cn").page([hidden], None)
-    mixed = view("cn").page([hidden, Entry("CN=Ada", {"objectGUID": [GUID]})], None)
+        view("cn").page([hidden], {}, None)
+    mixed = view("cn").page([hidden, Entry("CN=Ada", {"objectGUID": [GUID]})], {}, None)
     assert (len(mixed.keys), len(mixed.rejects)) == (1, 1)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from connectors.hr_ldap import Config, HrLdap
+from connectors.hr_ldap import HrLdap
+from connectors.hr_ldap.settings import Config
 from reconciler.model.clock import rfc3339
 from reconciler.model.condition import Reason
 from reconciler.model.record import Page, ReadRequest, Scope
@@ -53,7 +54,10 @@ class LdapCase(Case):
         return {"type": "simple", "bind_dn": SYNC_DN, "password": sim.password}
 
     def auths(self, sim: FreshSlapd) -> Sequence[Mapping[str, Any]]:
-        return (self.auth(sim), {"type": "external"})
+        certificate, key = certificate_of(sim)
+        # What stands before the first line of PEM is a comment.
+        own = {"certificate": certificate, "private_key": f"{CANARY}-key\n{key}"}
+        return (self.auth(sim), {"type": "external"}, {"type": "client_certificate", **own})
 
     def wrong_auth(self, sim: FreshSlapd) -> Mapping[str, Any]:
         return {"type": "simple", "bind_dn": SYNC_DN, "password": f"{CANARY}-wrong"}
@@ -85,6 +89,12 @@ class LdapCase(Case):
 
     def deny(self, sim: FreshSlapd, entity: Entity) -> None:
         sim.deny(OU[entity.name])
+
+
+def certificate_of(sim: Slapd) -> tuple[str, str]:
+    """Certificate and key of the account of the sync, as PEM texts."""
+    certificate, key = sim.client_cert
+    return Path(certificate).read_text(), Path(key).read_text()
 
 
 def _put_at(sim: FreshSlapd) -> set[tuple[int, str]]:
@@ -167,6 +177,7 @@ async def test_values_are_what_the_directory_holds(directory: Slapd) -> None:
         "title": ["Analyst"],
         "telephoneNumber": ["+1 555 0001"],
         "manager": [f"uid=u00000,ou=people,{BASE_DN}"],
+        "manager_id": "96f21282-7959-1041-9773-000000000000",
         "modifyTimestamp": "20260105080000Z",
     }
     assert sorted(len(t["member"]) for t in teams.values()) == [3, 6, 9]
@@ -234,7 +245,7 @@ async def test_a_size_limit_is_an_error_and_never_a_short_list(directory: Slapd)
     [
         ({"type": "simple", "bind_dn": SYNC_DN, "password": "wrong-pass"}, "wrong bind_dn or password"),
         ({"type": "simple", "bind_dn": "nonsense", "password": "wrong-pass"}, "bind_dn is malformed"),
-        ({"type": "external"}, "does not take this kind of sign-in"),
+        ({"type": "external"}, "no client certificate to sign in with"),
     ],
 )
 async def test_a_refused_credential_is_unauthorized(directory: Slapd, auth: Mapping[str, Any], said: str) -> None:
