@@ -73,12 +73,18 @@ def _one_line(given: Any) -> Any:
     return text
 
 
+def _joined(given: Any) -> Any:
+    """Titles of records hold line breaks and tabs: to people they are spaces."""
+    return _one_line(" ".join(given.split())) if isinstance(given, str) else given
+
+
 Addresses = Annotated[
     tuple[str, ...],
     BeforeValidator(_addresses),
     WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}, {"type": "null"}]}),
 ]
 OneLine = Annotated[str, BeforeValidator(_one_line)]
+Joined = Annotated[str, BeforeValidator(_joined)]
 
 
 class Mail(Settings):
@@ -87,9 +93,11 @@ class Mail(Settings):
     to: Addresses = Field(min_length=1, description="a list, or addresses separated by commas")
     cc: Addresses = ()
     bcc: Addresses = ()
-    subject: OneLine = Field(min_length=1, max_length=500)
+    subject: Joined = Field(min_length=1, max_length=500)
     text: str = Field(description="the mail as plain text; what `template` fills")
-    html: str = Field("", description="the same as HTML, shown instead by most mail programs")
+    html: str = Field(
+        "", description="the same as HTML, shown instead by most mail programs; what templates put in is escaped"
+    )
     headers: dict[OneLine, OneLine] = Field(
         {}, description="X-..., List-Id, List-Unsubscribe, Importance, Priority, References"
     )
@@ -209,8 +217,8 @@ class Email(Connector[Config, PasswordAuth | XOAuth2 | OAuth2 | AnonymousAuth]):
     auth_types = (PasswordAuth, XOAuth2, OAuth2, AnonymousAuth)
     channels = (
         Channel(
-            name="send_mail", title="Send a mail", fields=Mail, text_field="text", repeat=Repeat.UNSAFE,
-            rights=("send as the configured sender",), deadline=timedelta(minutes=10),
+            name="send_mail", title="Send a mail", fields=Mail, text_field="text", html_fields=("html",),
+            repeat=Repeat.UNSAFE, rights=("send as the configured sender",), deadline=timedelta(minutes=10),
         ),
     )  # fmt: skip
 

@@ -7,15 +7,18 @@ Not done: edits of old messages and replies in threads (Slack lists neither by t
 """
 
 import hmac
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 from connectors.slack.answers import CursorError, as_records, classify, classify_webhook
+from connectors.slack.limits import check_time
 from connectors.slack.settings import (
     BotToken,
     Config,
+    DeleteMessage,
+    DeleteScheduledMessage,
     DirectMessage,
     Ephemeral,
     IncomingWebhook,
@@ -24,13 +27,20 @@ from connectors.slack.settings import (
     ScheduleMessage,
     UpdateMessage,
 )
-from connectors.slack.text import body, content, marked
+from connectors.slack.text import body, content, marked, named
 from reconciler.model.event import Message, Receipt
 from reconciler.model.record import Page, Position, ReadRequest
 from reconciler.model.secret import Secret
 from reconciler.sdk.auth import Authenticator, Grant, Granted, bearer
 from reconciler.sdk.contract import Answer, Channel, Deletes, Entity, Limit, Probe, Repeat, Right, Room
-from reconciler.sdk.errors import ConnectorError, ForbiddenError, RejectedError, UnauthorizedError, UnsupportedError
+from reconciler.sdk.errors import (
+    ConnectorError,
+    ForbiddenError,
+    RateLimitedError,
+    RejectedError,
+    UnauthorizedError,
+    UnsupportedError,
+)
 from reconciler.sdk.paging import NextToken, dig
 from reconciler.sdk.rest import Partition, RestChannel, RestConnector, RestEntity, epoch, skew_of, taken
 
@@ -38,6 +48,10 @@ MOST = 999
 JSON = {"Content-Type": "application/json; charset=utf-8"}
 MINUTE = timedelta(minutes=1)
 TIERS = "docs.slack.dev: rate limits, tiers of methods"
+TIER_3 = (
+    "conversations.history", "conversations.replies", "conversations.info", "conversations.open", "users.lookupByEmail",
+    "chat.update", "chat.delete", "chat.scheduleMessage", "chat.deleteScheduledMessage",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,20 @@ class Cursor(NextToken):
 
     def request(self, position: Position | None, size: int) -> tuple[str | None, dict[str, Any]]:
         return NextToken.request(self, position, min(size, MOST))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deletion(RestChannel):
+    """A channel that takes something away. `removed` is the field that names it, and the receipt: not every answer has one.
+
+    `gone` is what Slack answers where there is no such thing. To a repeat that means that the first attempt arrived.
+    """
+
+    removed: str
+    gone: str
+    receipt: str = ""
+    body: Callable[[Any, Message], Any] = named
+    repeat: Repeat = Repeat.SAFE
 
 
 def _milliseconds(value: Any) -> datetime:
@@ -95,9 +123,17 @@ class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
             name="update_message", fields=UpdateMessage, text_field="text", repeat=Repeat.SAFE, path="/chat.update",
             body=body, receipt="ts", rights=("chat:write",),
         ),
+        Deletion(
+            name="delete_message", fields=DeleteMessage, path="/chat.delete", removed="ts", gone="message_not_found",
+            rights=("chat:write",),
+        ),
         RestChannel(
             name="schedule_message", fields=ScheduleMessage, text_field="text", path="/chat.scheduleMessage",
             body=body, receipt="scheduled_message_id", rights=("chat:write",),
+        ),
+        Deletion(
+            name="delete_scheduled_message", fields=DeleteScheduledMessage, path="/chat.deleteScheduledMessage",
+            removed="scheduled_message_id", gone="invalid_scheduled_message_id", rights=("chat:write",),
         ),
         RestChannel(
             name="post_ephemeral", fields=Ephemeral, text_field="text", path="/chat.postEphemeral", body=body,
@@ -106,8 +142,15 @@ class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
     )  # fmt: skip
     limits = (
         Limit(requests=20, window=MINUTE, scope="method", path="*.list", source=TIERS),
-        Limit(requests=50, window=MINUTE, scope="method", path="*/conversations.history", source=TIERS),
+        *(Limit(requests=50, window=MINUTE, scope="method", path=f"*/{method}", source=TIERS) for method in TIER_3),
         Limit(requests=100, window=MINUTE, scope="method", path="*", source=TIERS),
+        Limit(
+            requests=1,
+            window=timedelta(seconds=1),
+            scope="method",
+            path="/services/*",
+            source="docs.slack.dev: rate limits, incoming webhooks",
+        ),
     )
 
     def base_url(self) -> str:
@@ -116,7 +159,7 @@ class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
     def authenticator(self) -> Authenticator:
         if isinstance(self.auth, IncomingWebhook):
             raise RejectedError(
-                "an incoming webhook can post by `post_webhook` only; the rest needs auth type bot_token"
+                "an incoming webhook can post by `post_message` only; the rest needs auth type bot_token"
             )
         return bearer(self.auth.token) if isinstance(self.auth, BotToken) else Granted("bot", self._rotated)
 
@@ -183,18 +226,33 @@ class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
     async def deliver(self, channel: Channel, message: Message) -> Receipt:
         if isinstance(self.auth, IncomingWebhook) and channel.name == "post_message":
             return await self._post(self.auth, message)
+        if "post_at" in message.fields:
+            check_time(message.fields["post_at"], self.room.clock.now())
+        message = replace(message, fields={**message.fields, "channel": await self._target(message)})
+        if isinstance(channel, Deletion):
+            return await self._delete(channel, message)
         rest = cast("RestChannel", channel)
-        if rest.name != "update_message":
-            message = replace(message, fields={**message.fields, "channel": await self._target(message)})
-        answer = await self.send("POST", rest.path, json=rest.body(self, message), headers=JSON, lane="deliver")
-        said, receipt = taken(answer, rest.receipt)
+        said, receipt = taken(await self._call(rest, message), rest.receipt)
         return Receipt(f"{said.get('channel') or message.fields['channel']}:{receipt}")
+
+    async def _call(self, channel: RestChannel, message: Message) -> Answer:
+        return await self.send("POST", channel.path, json=channel.body(self, message), headers=JSON, lane="deliver")
+
+    async def _delete(self, channel: Deletion, message: Message) -> Receipt:
+        receipt = Receipt(f"{message.fields['channel']}:{message.fields[channel.removed]}")
+        try:
+            taken(await self._call(channel, message), "ok")
+        except RejectedError as error:
+            if not message.is_repeat or error.detail.get("error") != channel.gone:
+                raise
+            return replace(receipt, detail={"found": True})
+        return receipt
 
     async def _post(self, webhook: IncomingWebhook, message: Message) -> Receipt:
         """Without metadata, which a webhook does not take; its answer names no message."""
         if own := {"channel", "thread_ts", "reply_broadcast"} & message.fields.keys():
             raise RejectedError(f"an incoming webhook posts to its own channel: leave out {', '.join(sorted(own))}")
-        url, sent = webhook.webhook_url.reveal(), content(message.fields)
+        url, sent = webhook.webhook_url.reveal(), {**named(self, message), **content(message.fields)}
         answer = await self.room.http.send("POST", url, json=sent, classify=self._classify_webhook, lane="deliver")
         return Receipt(answer.body.decode(errors="replace")[:20])
 
@@ -288,6 +346,9 @@ class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
                 continue
             try:
                 answer = await self.send("GET", "/conversations.info", params={"channel": name}, lane="probe")
+            except RateLimitedError:
+                yield f"channel {name} and those after it were not looked at: Slack's limit for asking is reached"
+                return
             except (RejectedError, ForbiddenError) as error:
                 yield f"channel {name}: {error.message}"
                 continue

@@ -19,7 +19,7 @@ from reconciler.sdk.errors import (
 from reconciler.sdk.quota import retry_after
 
 BAD_CREDENTIAL = frozenset({
-    "not_authed", "invalid_auth", "account_inactive", "token_revoked", "token_expired", "org_login_required",
+    "not_authed", "invalid_auth", "bad_token", "account_inactive", "token_revoked", "token_expired", "org_login_required",
     "invalid_refresh_token", "invalid_client_id", "bad_client_secret", "token_rotation_not_enabled",
 })  # fmt: skip
 NO_RIGHT = frozenset({
@@ -29,11 +29,16 @@ LIMITED = frozenset({"ratelimited", "rate_limited", "message_limit_exceeded"})
 LATER = frozenset({"service_unavailable", "team_added_to_org"})
 # Slack says of these that parts of the call may have been carried out.
 PERHAPS_DONE = frozenset({"internal_error", "fatal_error", "request_timeout"})
+LOST_BEHIND_GATEWAY = frozenset({502, 504})
 REMEDIES = {
     "not_in_channel": "invite the app to the channel",
     "channel_not_found": "check the channel's id; a private channel is invisible until the app is invited",
     "invalid_auth": "check the token",
     "token_expired": "use auth type rotating_token for apps with token rotation",
+    "message_not_found": "check ts, and that it is of this channel; the message may have been deleted",
+    "cant_update_message": "an app can change its own messages only",
+    "cant_delete_message": "an app can delete its own messages only",
+    "invalid_scheduled_message_id": "check the id; a message that was posted or deleted already cannot be called back",
 }
 
 
@@ -74,7 +79,7 @@ def refusal(error: str, words: str, answer: Answer, now: datetime) -> ConnectorE
         return RateLimitedError(words, retry_after=_wait(answer, now), **more)
     if error == "invalid_cursor":
         return CursorError(words, **more)
-    if error in PERHAPS_DONE:
+    if error in PERHAPS_DONE or answer.status in LOST_BEHIND_GATEWAY:
         return AmbiguousError(words, **more)
     if error in LATER or answer.status >= 500:
         return TransientError(words, **more)

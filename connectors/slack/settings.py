@@ -1,9 +1,10 @@
 """What a manifest says to the Slack connector: config, credentials and the fields of its channels."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from connectors.slack.limits import too_large
 from reconciler.model.secret import Secret
 from reconciler.sdk.contract import AuthSettings, Settings
 
@@ -61,6 +62,19 @@ class Content(Settings):
     mentions: tuple[Mention, ...] = Field((), description="User ids, group ids (S...), here, channel, everyone.")
     markup: bool = False
 
+    @field_validator("blocks")
+    @classmethod
+    def _fit(cls, blocks: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        if wrong := "; ".join(too_large(blocks)):
+            raise ValueError(wrong)
+        return blocks
+
+    @model_validator(mode="after")
+    def _say_something(self) -> Self:
+        if not (self.text or self.blocks or self.mentions):
+            raise ValueError("the message says nothing: set template, map.text or map.blocks")
+        return self
+
 
 class PostMessage(Content):
     channel: Target | None = Field(None, description="Default: `config.default_channel`.")
@@ -78,9 +92,23 @@ class UpdateMessage(Content):
     ts: Stamp
 
 
+class DeleteMessage(Settings):
+    channel: Target
+    ts: Stamp
+
+
 class ScheduleMessage(Content):
     channel: Target | None = None
-    post_at: int = Field(description="Seconds since 1970, at most 120 days ahead.")
+    post_at: int = Field(
+        ge=1_000_000_000,
+        le=9_999_999_999,
+        description="Seconds (not milliseconds) since 1970; in the future, at most 120 days ahead.",
+    )
+
+
+class DeleteScheduledMessage(Settings):
+    channel: Target
+    scheduled_message_id: str = Field(pattern=r"^Q[A-Z0-9]{2,}$", description="What scheduling it answered (Q...).")
 
 
 class Ephemeral(Content):

@@ -27,10 +27,14 @@ def content(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**sent, "blocks": blocks if is_markup else _quiet(blocks)} if blocks else sent
 
 
-def body(_: Any, message: Message) -> dict[str, Any]:
-    """A call: what is no content goes as it is."""
-    own = {k: v for k, v in message.fields.items() if k not in Content.model_fields and k != "email" and v is not None}
-    return {**own, **content(message.fields)}
+def named(_: Any, message: Message) -> dict[str, Any]:
+    """What says where and which: it goes as it is."""
+    return {k: v for k, v in message.fields.items() if k not in Content.model_fields and k != "email" and v is not None}
+
+
+def body(connector: Any, message: Message) -> dict[str, Any]:
+    """A call that says something."""
+    return {**named(connector, message), **content(message.fields)}
 
 
 def marked(connector: Any, message: Message) -> dict[str, Any]:

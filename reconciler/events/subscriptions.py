@@ -99,7 +99,7 @@ def _compile(integration_id: int, ref: Ref, wanted: Synchronization, channel: Ch
         event_type=wanted.event_type,
         sources=frozenset(wanted.from_) if wanted.from_ is not None else None,
         condition=compile_condition(wanted.when) if wanted.when else None,
-        fields=compile_map(fields),
+        fields=compile_map(fields, channel.html_fields),
         channel=channel.name,
         model=channel.fields,
     )

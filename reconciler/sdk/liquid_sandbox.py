@@ -6,6 +6,7 @@ nesting) stay on behind it. Filters whose result may be far larger than their ar
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -78,6 +79,8 @@ class SandboxTemplate(BoundTemplate):
         return buffer.getvalue()
 
     def value_bounded(self, context: Mapping[str, Any]) -> Any:
+        if self.env.autoescape:
+            return self.render_bounded(context)
         outputs = [node for node in self.nodes if isinstance(node, OutputNode)]
         if len(outputs) != 1 or any(str(node).strip() for node in self.nodes if node is not outputs[0]):
             return self.render_bounded(context)
@@ -187,7 +190,8 @@ def date(value: Any, pattern: Any) -> str:
     at = _time(value)
     if at is None:
         return "" if value is None or is_undefined(value) else str(value)
-    return at.strftime(str(pattern)[:200])
+    seconds = str(int(at.timestamp()))  # strftime leaves %s to the C library, which takes `at` for local time
+    return at.strftime(re.sub("%%|%s", lambda found: seconds if found[0] == "%s" else "%%", str(pattern)[:200]))
 
 
 def _time(value: Any) -> datetime | None:
@@ -213,3 +217,4 @@ def as_json(value: Any) -> str:
 
 
 ENVIRONMENT = SandboxEnvironment(strict_filters=True)
+HTML_ENVIRONMENT = SandboxEnvironment(strict_filters=True, autoescape=True)

@@ -8,8 +8,9 @@ every cost can be counted; Jinja's sandbox lets `'a' * 10**8` run. What the libr
 here: one budget per rendering pays for loop iterations and for the size of what filters take and give.
 
 A missing field renders as nothing and is nil in a condition: vendors leave out empty fields. A first name that does not
-exist at all (`recrod.number`) is a mistake, which `unknown_names` tells to validation. Not done: escaping for a
-channel's own syntax, which is the connector's; includes; reading anything but the context.
+exist at all (`recrod.number`) is a mistake, which `unknown_names` tells to validation. What is put into HTML is escaped
+here, because afterwards nobody can tell it from the author's own; text in another syntax of a channel is escaped by the
+connector. Not done: includes; reading anything but the context.
 """
 
 import re
@@ -90,9 +91,12 @@ def is_template(text: object) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def compile_template(text: str) -> Template:
-    """Raises TemplateError where `text` is no Liquid, is too long, or uses a tag or filter that is not there."""
-    return Template(text, _compiled(text))
+def compile_template(text: str, *, is_html: bool = False) -> Template:
+    """Raises TemplateError where `text` is no Liquid, is too long, or uses a tag or filter that is not there.
+
+    In a text that `is_html`, values are escaped, and it always renders as text.
+    """
+    return Template(text, _compiled(text, is_html=is_html))
 
 
 _IF, _END = "{% if ", " %}1{% endif %}"
@@ -110,17 +114,18 @@ def compile_condition(text: str) -> Condition:
     return Condition(text, _compiled(f"{_IF}{text}{_END}", offset=len(_IF)))
 
 
-def compile_map(fields: Mapping[str, Any]) -> FieldMap:
+def compile_map(fields: Mapping[str, Any], html_fields: Iterable[str] = ()) -> FieldMap:
     """Raises TemplateError for the first string that does not compile."""
-    return FieldMap({name: _prepared(value) for name, value in fields.items()})
+    html = frozenset(html_fields)
+    return FieldMap({name: _prepared(value, name in html) for name, value in fields.items()})
 
 
-def _prepared(value: Any) -> Any:
+def _prepared(value: Any, is_html: bool) -> Any:
     if isinstance(value, str):
-        return compile_template(value) if is_template(value) else value
+        return compile_template(value, is_html=is_html) if is_template(value) else value
     if isinstance(value, Mapping):
-        return {key: _prepared(item) for key, item in value.items()}
-    return [_prepared(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _prepared(item, is_html) for key, item in value.items()}
+    return [_prepared(item, is_html) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _filled(value: Any, context: Mapping[str, Any]) -> Any:
@@ -131,14 +136,14 @@ def _filled(value: Any, context: Mapping[str, Any]) -> Any:
     return [_filled(item, context) for item in value] if isinstance(value, list) else value
 
 
-def _compiled(text: str, offset: int = 0) -> "SandboxTemplate":
+def _compiled(text: str, offset: int = 0, *, is_html: bool = False) -> "SandboxTemplate":
     if len(text) > LONGEST_SOURCE + 64:
         raise TemplateError(f"longer than {LONGEST_SOURCE} characters")
     # Imported at first use: most commands never see a template, and the library brings asyncio and more with it.
-    from reconciler.sdk.liquid_sandbox import ENVIRONMENT
+    from reconciler.sdk.liquid_sandbox import ENVIRONMENT, HTML_ENVIRONMENT
 
     with _translated(offset):
-        return ENVIRONMENT.from_string(text)
+        return (HTML_ENVIRONMENT if is_html else ENVIRONMENT).from_string(text)
 
 
 def _position(text: str, index: int) -> tuple[int, int]:

@@ -359,8 +359,8 @@ async def test_a_refused_oauth_token_is_renewed_once() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("subject", "a\nBcc: eve@example.com"),
-        ("subject", "a\r\n\r\nbody"),
+        ("subject", "a\0b"),
+        ("subject", "\r\n"),
         ("to", "ada@example.com\nBcc: eve@example.com"),
         ("to", "ada@example.com>\r\nRCPT TO:<eve@example.com"),
         ("to", "no address"),
@@ -378,6 +378,17 @@ async def test_what_could_be_an_injection_is_refused(server: MailServer, field: 
         with pytest.raises(RejectedError, match=f"cannot be built: {field}"):
             await connector.deliver(SEND, mail(**{field: value}))
     assert not server.commands
+
+
+@pytest.mark.parametrize(
+    ("subject", "shown"),
+    [("a\nBcc: eve@example.com", "a Bcc: eve@example.com"), ("a\r\n\r\nbody", "a body"), (" a \t b\u2028c ", "a b c")],
+)
+async def test_a_subject_is_one_line_whatever_a_record_holds(server: MailServer, subject: str, shown: str) -> None:
+    async with email(server) as connector:
+        await connector.deliver(SEND, mail(subject=subject))
+    got = server.received[0].message
+    assert (got["Subject"], got["Bcc"], got.get_content().strip()) == (shown, None, "on db-1")
 
 
 async def test_mail_goes_only_to_permitted_domains(server: MailServer) -> None:

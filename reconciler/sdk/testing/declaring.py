@@ -52,6 +52,7 @@ class Declaring:
         for channel in kind.channels:
             known = channel.fields.model_fields
             assert not channel.text_field or channel.text_field in known, f"{channel.name}: text_field is no field"
+            assert set(channel.html_fields) <= known.keys(), f"{channel.name}: html_fields are no fields"
             assert channel.repeat is not Repeat.FIND or issubclass(kind, Finds), f"{channel.name}: who finds?"
 
     async def test_secrets_are_marked_and_settings_closed(self) -> None:

@@ -81,11 +81,41 @@ def test_a_comparison_of_text_and_number_is_an_error_not_false() -> None:
         compile_condition("record.priority > 3").matches(CONTEXT)
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+def test_seconds_since_1970_are_the_same_on_every_machine(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        made = compile_template("{{ record.at | date: '%s %%s' }} {{ record.at | date: '%s' | minus: 600 }}").render(
+            CONTEXT
+        )
+    time.tzset()
+    assert made == "1714550400 %s 1714549800"
+
+
 def test_a_map_keeps_the_type_of_a_lone_placeholder() -> None:
     fields = {"n": "{{ record.count }}", "t": " {{ record.tags }} ", "s": "x{{ record.count }}", "c": "plain", "i": 7,
               "deep": {"list": ["{{ record.none }}", "{{ record.missing }}"]}}  # fmt: skip
     assert compile_map(fields).render(CONTEXT) == {
         "n": 3, "t": ["a", "b"], "s": "x3", "c": "plain", "i": 7, "deep": {"list": [None, None]},
+    }  # fmt: skip
+
+
+def test_what_is_put_into_html_is_escaped_and_the_authors_own_is_not() -> None:
+    record = {"x": "<b>&'\n", "list": ["<i>", "b"], "n": 3}
+    fields = {
+        "html": "<p>{{ record.x }}</p>{{ '<hr>' }}", "lone": "{{ record.x }}", "n": "{{ record.n }}",
+        "twice": "{{ record.x | escape }}", "lines": "{{ record.x | escape | replace: '\n', '<br>' }}",
+        "filters": "{{ record.x | upcase | strip_html | append: '<hr>' }}{{ record.x | json }}{{ record.missing }}",
+        "join": ["{{ record.list | join: '<br>' }}"], "captured": "{% capture c %}{{ record.x }}{% endcapture %}{{ c }}",
+        "text": "{{ record.x }}",
+    }  # fmt: skip
+    assert compile_map(fields, set(fields) - {"text"}).render({"record": record}) == {
+        "html": "<p>&lt;b&gt;&amp;&#39;\n</p><hr>", "lone": "&lt;b&gt;&amp;&#39;\n", "n": "3",
+        "twice": "&lt;b&gt;&amp;&#39;\n", "lines": "&lt;b&gt;&amp;&#39;<br>",
+        "filters": "&amp;&#39;\n<hr>&#34;&lt;b&gt;&amp;&#39;\\n&#34;",
+        "join": ["&lt;i&gt;<br>b"], "captured": "&lt;b&gt;&amp;&#39;\n",
+        "text": "<b>&'\n",
     }  # fmt: skip
 
 
