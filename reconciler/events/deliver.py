@@ -17,6 +17,7 @@ from reconciler.model.condition import ConditionType, Reason
 from reconciler.model.event import DeliveryStatus, Message, Receipt
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.model.record import LogLevel
+from reconciler.sdk.budget import BudgetSpentError
 from reconciler.sdk.contract import Channel, Finds, Repeat
 from reconciler.sdk.errors import (
     AmbiguousError,
@@ -178,6 +179,8 @@ class Deliverer:
         return await connector.deliver(ready.channel, message)
 
     async def _failed(self, ready: _Ready, error: ConnectorError, started: float) -> Outcome:
+        if isinstance(error, BudgetSpentError) and not ready.is_repeat:
+            return await self._put_off(ready.delivery, error)
         delivery, seconds = ready.delivery, self._clock.monotonic() - started
         self._journal(
             delivery.integration_id,
@@ -201,6 +204,16 @@ class Deliverer:
             is_doubtful=isinstance(error, AmbiguousError),
         )
         await self._record(delivery, outcome, is_refused=isinstance(error, UnauthorizedError))
+        return Outcome(again_at=next_at)
+
+    async def _put_off(self, delivery: Delivery, error: BudgetSpentError) -> Outcome:
+        """Nothing was asked, because too much is to be sent: waiting its turn is no attempt, or a long queue would die."""
+        next_at = self._clock.now() + (error.retry_after or NOT_KNOWN_PAUSE)
+        self._journal(
+            delivery.integration_id, LogLevel.DEBUG, f"delivery waits: {error.message}", delivery=delivery.public_id
+        )
+        await self._database.write(lambda tx: deliveries.take_back(tx, delivery))
+        await self._journal.flush()
         return Outcome(again_at=next_at)
 
     def _fate(self, ready: _Ready, error: ConnectorError) -> tuple[DeliveryStatus, datetime | None]:

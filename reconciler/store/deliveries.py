@@ -211,6 +211,21 @@ def settle(tx: Tx, delivery: Delivery, outcome: Outcome, at: str) -> bool:
     return bool(touched)
 
 
+def take_back(tx: Tx, delivery: Delivery) -> None:
+    """The attempt that `begin` began never happened."""
+    touched = tx.rowcount(
+        "UPDATE delivery SET status = CASE WHEN attempts = 1 THEN 'pending' ELSE 'failed' END, attempts = attempts - 1,"
+        " first_attempt_at = CASE WHEN attempts > 1 THEN first_attempt_at END"
+        " WHERE id = :id AND status = 'sending' AND fence = :f",
+        id=delivery.id,
+        f=delivery.fence,
+    )
+    if touched:
+        tx.execute(
+            "DELETE FROM attempt WHERE delivery_id = :d AND number = :n", {"d": delivery.id, "n": delivery.attempts}
+        )
+
+
 def cancel(tx: Tx, delivery_id: int, reason: str, at: str) -> bool:
     """Take back what is not sent yet; what is being sent ends by itself."""
     touched = tx.rowcount(

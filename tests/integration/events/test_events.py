@@ -12,6 +12,7 @@ from reconciler.events.route import Router
 from reconciler.model.clock import rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.event import TRANSITIONS, DeliveryStatus, Receipt
+from reconciler.sdk.budget import BudgetSpentError
 from reconciler.sdk.errors import (
     AmbiguousError,
     ConnectorError,
@@ -302,6 +303,24 @@ async def test_the_schedule_ends_in_dead_and_retry_after_moves_it(world: World) 
     assert pauses[0] == timedelta(hours=1)
     assert all(0.9 * s <= p <= 1.1 * s for p, s in zip(pauses[1:], SCHEDULE[1:], strict=True))
     assert len(await world.read(lambda tx: deliveries.attempts(tx, made.id))) == 10
+
+
+async def test_waiting_for_the_rate_budget_is_no_attempt(world: World) -> None:
+    """Else a long queue to a slow remote would end as dead without having been sent."""
+    await _pair(world)
+    (delivery,) = await _arrives(world, 1)
+    for _ in range(len(SCHEDULE) + 2):
+        spent = BudgetSpentError("used up for 40 s", retry_after=timedelta(seconds=40))
+        world.remote("target").answers.append(spent)
+        outcome = await world.work("deliver", delivery.id, delivery.integration_id)
+        assert outcome.again_at == world.clock.now() + timedelta(seconds=40)
+        world.clock.advance(timedelta(seconds=40))
+    waiting = await world.read(lambda tx: deliveries.get(tx, delivery.id))
+    assert waiting is not None
+    assert (waiting.status, waiting.attempts, waiting.first_attempt_at) == (S.PENDING, 0, None)
+    assert await world.read(lambda tx: deliveries.attempts(tx, delivery.id)) == []
+    sent = await _send(world, delivery)
+    assert (sent.status, sent.attempts) == (S.DELIVERED, 1)
 
 
 async def test_what_arrived_in_part_goes_on_from_there(world: World) -> None:
