@@ -36,11 +36,10 @@ _WAKE_AFTER = 0.001  # past the edge of a window, so that rounding never asks fo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSettings:
-    """`share` is this process's part of every declared limit; `reserved` the part that syncs leave to other lanes."""
+    """`reserved` is the part of every limit that syncs leave to other lanes."""
 
     max_wait: timedelta = timedelta(seconds=30)
     reserved: float = 0.2
-    share: float = 1.0
     concurrency: int = 10
     concurrency_reserved: int = 2
     shared_every: timedelta = timedelta(seconds=5)
@@ -72,13 +71,24 @@ class SharedBlocks(Protocol):
     async def save(self, key: str, until: datetime) -> None: ...
 
 
+@dataclass(slots=True)
+class Share:
+    """This process's part of every declared limit. Whoever counts the processes sets it; it may change at any time."""
+
+    part: float
+
+    def of(self, limit: Limit) -> tuple[int, float]:
+        """Requests and seconds. What cannot be divided, one a second, is taken at longer intervals."""
+        requests, seconds = limit.requests * self.part, limit.window.total_seconds()
+        return (int(requests), seconds) if requests >= 1 else (1, seconds / requests)
+
+
 class _Window:
     """One limit, or a share of it, counted in slots; a slot counts until all of it has left the window."""
 
-    def __init__(self, limit: Limit, share: float) -> None:
+    def __init__(self, limit: Limit, share: Share) -> None:
         self.limit = limit
-        self._requests = max(1, int(limit.requests * share))
-        self._seconds = limit.window.total_seconds()
+        self._share = share
         self._slots: deque[list[float]] = deque()  # [end of slot, count]
         self._used = 0.0
         self.line = asyncio.Lock()
@@ -90,20 +100,21 @@ class _Window:
 
     def delay(self, now: float, points: int, reserved: float) -> float:
         """Seconds until that many points fit, leaving the reserved share."""
-        while self._slots and self._slots[0][0] + self._seconds <= now:
+        requests, seconds = self._share.of(self.limit)
+        while self._slots and self._slots[0][0] + seconds <= now:
             self._used -= self._slots.popleft()[1]
-        room = max(points, self._requests - math.floor(self._requests * reserved))
+        room = max(points, requests - math.floor(requests * reserved))
         excess = self._used + points - room
         for end, count in self._slots:
             if excess <= 0:
                 break
             excess -= count
             if excess <= 0:
-                return end + self._seconds - now + _WAKE_AFTER
+                return end + seconds - now + _WAKE_AFTER
         return 0.0
 
     def take(self, now: float, points: int) -> None:
-        width = self._seconds / _SLOTS
+        width = self._share.of(self.limit)[1] / _SLOTS
         if not self._slots or self._slots[-1][0] <= now:
             self._slots.append([now + width, 0])
         self._slots[-1][1] += points
@@ -143,12 +154,19 @@ class Budget:
     """One remote account's allowance. Made by `Budgets` only."""
 
     def __init__(
-        self, host: str, credential: str, clock: Clock, settings: BudgetSettings, shared: SharedBlocks | None
+        self,
+        host: str,
+        credential: str,
+        clock: Clock,
+        settings: BudgetSettings,
+        share: Share,
+        shared: SharedBlocks | None,
     ) -> None:
         self.host = host
         self.credential = credential
         self._clock = clock
         self._settings = settings
+        self._share = share
         self._shared = shared
         self._limits: tuple[Limit, ...] = ()
         self._windows: tuple[_Window, ...] = ()
@@ -273,7 +291,7 @@ class Budget:
         return found
 
     def _make(self, limits: Iterable[Limit]) -> tuple[_Window, ...]:
-        return tuple(_Window(limit, self._settings.share) for limit in limits)
+        return tuple(_Window(limit, self._share) for limit in limits)
 
     def _corrected(self, quota: Quota) -> _Reported:
         """Requests in flight beside this one are not in the remote's figure yet."""
@@ -330,6 +348,7 @@ class Budgets:
         self._clock = clock
         self._settings = settings or BudgetSettings()
         self._shared = shared
+        self.share = Share(1.0)
         self._kept: dict[tuple[str, str], Budget] = {}
         self._sweep_at = 1024
 
@@ -338,7 +357,7 @@ class Budgets:
         budget = self._kept.get((host, credential))
         if budget is None:
             self._sweep()
-            budget = Budget(host, credential, self._clock, self._settings, self._shared)
+            budget = Budget(host, credential, self._clock, self._settings, self.share, self._shared)
             self._kept[host, credential] = budget
         budget.declare(limits)
         return budget

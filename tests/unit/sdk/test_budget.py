@@ -17,8 +17,10 @@ MINUTE = timedelta(minutes=1)
 TEN = Limit(requests=10, window=MINUTE)
 
 
-def budgets(clock: VirtualClock, **values: object) -> Budgets:
-    return Budgets(clock, settings=BudgetSettings(**values))  # type: ignore[arg-type]
+def budgets(clock: VirtualClock, share: float = 1.0, **values: object) -> Budgets:
+    made = Budgets(clock, settings=BudgetSettings(**values))  # type: ignore[arg-type]
+    made.share.part = share
+    return made
 
 
 async def ask(budget: Budget, times: int = 1, lane: Lane = "sync", scope: str = "") -> None:
@@ -100,6 +102,24 @@ async def test_a_share_of_the_limit() -> None:
     await ask(budget, 5, "deliver")
     with pytest.raises(RateLimitedError):
         await ask(budget, 1, "deliver")
+
+
+async def test_a_share_that_changes_counts_at_once() -> None:
+    registry = budgets(VirtualClock())
+    budget = registry.of("h", "c", [TEN])
+    await ask(budget, 5, "deliver")
+    registry.share.part = 0.5
+    with pytest.raises(RateLimitedError):
+        await ask(budget, 1, "deliver")
+    registry.share.part = 1.0
+    await ask(budget, 5, "deliver")
+
+
+async def test_what_cannot_be_divided_is_taken_at_longer_intervals() -> None:
+    clock = VirtualClock()
+    budget = budgets(clock, share=0.25).of("h", "c", [Limit(requests=1, window=timedelta(seconds=1))])
+    await ask(budget, 4, "deliver")
+    assert 12 <= clock.seconds <= 13
 
 
 async def test_the_strictest_of_several_windows_counts() -> None:
