@@ -12,8 +12,10 @@ from reconciler.control.book import Book
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.duration import render_duration
+from reconciler.model.ids import Ref
 from reconciler.model.manifest import Integration, Sync
 from reconciler.model.record import Scope
+from reconciler.model.state import DesiredIntegration
 from reconciler.store import agenda, conditions, integrations, jobs, runs
 from reconciler.store.agenda import Ageing
 from reconciler.store.conditions import Say
@@ -95,15 +97,20 @@ class Scheduler:
     def _make(self, tx: Tx, ids: list[int], now: datetime) -> None:
         for integration_id in ids:
             row = integrations.get(tx, integration_id)
-            desired = self._book.get(row.ref) if row else None
-            if row is None or desired is None:
-                # its file is broken since before this process began: looked at again, never forgotten
+            desired = self._in_force(row.ref) if row else None
+            if desired is None:
+                # its file, or its secret, is broken since before this process began: looked at again, never forgotten
                 integrations.set_next_sync(tx, integration_id, rfc3339(now + UNKNOWN_PAUSE))
                 continue
             sync = desired.manifest.spec.sync
             make_run(tx, NewRun(integration_id, Scope(sync.scope), "schedule"), SYNC_PRIO, now)
             following = next_due(sync, now, self._random)
             integrations.set_next_sync(tx, integration_id, rfc3339(following) if following else None)
+
+    def _in_force(self, ref: Ref) -> DesiredIntegration | None:
+        """None also where not even a last good spec can be read: a run of it would only fail."""
+        unread = self._book.unread.get(ref)
+        return self._book.get(ref) if unread is None or unread.kept else None
 
     async def state_freshness(self) -> None:
         """`Fresh` turns false when the last success is older than the objective, though no run failed, and back."""

@@ -1,6 +1,8 @@
 """A secret that cannot be read, where no last good spec is at hand or none is asked for: nothing is removed, all is told."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,13 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 async def test_a_key_that_is_gone_prunes_nothing_and_is_taken_when_it_is_back(stage: Stage, keys: Keys) -> None:
     key_file = stage.root / "age.txt"
     key_file.write_text(f"{keys.identity}\n")
-    often = {"entities": ["incidents"], "every": "1s", "jitter": "0s"}
-    sealed(stage, keys, sync=often)
+    sealed(stage, keys, sync={"entities": ["incidents"], "every": "1h", "jitter": "0s"})
     stage.commit("good")
     async with stage.daemon(age_key_file=str(key_file)) as running:
         await running.until_synced("sn", "chat")
+    is_due = "UPDATE integration SET next_sync_at = created_at WHERE name = 'sn'"
+    with closing(sqlite3.connect(stage.state / "reconciler.db", isolation_level=None)) as opened:
+        opened.execute(is_due)
     key_file.rename(stage.root / "away")
     async with stage.daemon(age_key_file=str(key_file), clock=HurriedClock()) as running:
         view = await until_said(running, Truth.FALSE, Reason.KEY_MISSING)

@@ -106,6 +106,22 @@ async def test_the_schedule_survives_a_start_before_git_was_read_and_a_broken_fi
     assert len(await world.sync_due()) == 1
 
 
+async def test_no_run_is_made_that_could_only_fail_for_want_of_a_key(world: World) -> None:
+    """As after a start without it: the tick may come before the reconcile that says so."""
+    wish = desired("desk", {"sync": {"every": "1h"}})
+    await world.wish(wish)
+    await world.reconcile()
+    await world.sync_due()
+    world.clock.advance(timedelta(hours=1))
+    world.book.failed[wish.ref] = (Finding("desk.yaml", 4, 5, Code.SOPS_KEY_MISSING, "no key for this file"),)
+    await _scheduler(world).tick()
+    assert await world.sync_due() == []
+    world.book.failed.clear()
+    world.clock.advance(timedelta(hours=1))
+    await _scheduler(world).tick()
+    assert [run.result for run in await world.sync_due()] == ["success"]
+
+
 async def test_late_stale_and_fresh_again(world: World) -> None:
     await world.up(objectives={"freshness": "30m"})
     scheduler = _scheduler(world)
