@@ -2,16 +2,22 @@
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from reconciler.store.database import Backend
 from reconciler.store.postgres import Postgres
 from reconciler.store.sqlite import Sqlite
 
 pytest_plugins = ["tests.servers.postgres"]
+# How long an example takes says how busy the machine is. The rest stays hypothesis's own: in CI it draws the same each time.
+settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
+
 ROOT = Path(__file__).parents[1]
 _INSTALL = {
     "slapd": "apt-get install slapd ldap-utils",
@@ -33,6 +39,12 @@ def find_program(name: str) -> str | None:
     """The program's path: beside this interpreter, on PATH, or where Debian keeps servers."""
     beside = str(Path(sys.executable).parent)
     return shutil.which(name, path=os.pathsep.join((beside, os.environ.get("PATH", ""), *_ELSEWHERE)))
+
+
+def pytest_configure() -> None:
+    """A shell has what it starts in the background ignore Ctrl-C, and children inherit that: here they shall not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -5,9 +5,9 @@ ended with SIGTERM whatever happens to the story, and killed where it does not o
 """
 
 import os
+import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,9 +24,9 @@ from reconciler.model.condition import Truth
 from reconciler.store.errors import StoreError
 from reconciler.store.location import open_readonly
 from reconciler.store.migrations import check_version
-from simulators.demo import DemoError, say
+from simulators.demo import DemoError, say, wait_for
 
-_STOP_SECONDS = 30
+_START_SECONDS, _STOP_SECONDS = 30, 30
 _ROOT = Path(__file__).parents[2]
 
 
@@ -64,7 +64,8 @@ class Command:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.key_file = folder / "age-key.txt"
-        self._env = {**os.environ, "SOPS_AGE_KEY_FILE": str(self.key_file), "XDG_CACHE_HOME": str(folder / "cache")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RECONCILER_")}
+        self._env = {**inherited, "SOPS_AGE_KEY_FILE": str(self.key_file), "XDG_CACHE_HOME": str(folder / "cache")}
 
     @property
     def name(self) -> str:
@@ -102,20 +103,19 @@ class Command:
 
 
 class Daemon:
-    """`reconciler run` on `.demo/state`, with metrics and health at `url`."""
+    """`reconciler run` on `.demo/state`, with metrics and health at `url` once it has started."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
         self.state = command.folder / "state"
         self.log = command.folder / "daemon.log"
         self.settings = command.folder / "settings.yaml"
-        self.url = f"http://127.0.0.1:{_free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def configure(self, repository: Path, authorities: Path) -> None:
         settings = {
             "state_dir": str(self.state),
-            "listen": self.url.removeprefix("http://"),
+            "listen": "127.0.0.1:0",
             "sources": [{"name": "demo", "url": str(repository)}],
             "hosts": {"allow": ["127.0.0.0/8"]},  # the vendors are on loopback, which is refused by default
             "tenants": [{"workspaces": ["it-ops", "engineering"], "secret_folder": str(authorities)}],
@@ -163,6 +163,16 @@ class Daemon:
         revision = next((source.revision for source in seen.sources), "")
         return Status(revision, {view.row.name: view for view in seen.integrations})
 
+    @property
+    def url(self) -> str:
+        """Where it says that it listens: on a port that nobody else had."""
+        found = wait_for("the address of the daemon", self._listening, _START_SECONDS, self.log_end)
+        return f"http://{found[1]}"
+
+    def _listening(self) -> re.Match[str] | None:
+        self.check_alive()
+        return re.search(r"\blistening=(\S+)", self.log.read_text(errors="replace"))
+
     def get(self, path: str) -> str:
         """What the address answers; raises DemoError where it does not."""
         try:
@@ -177,10 +187,3 @@ class Daemon:
         """Lines of `/metrics` that hold all parts of one of the `wanted`, which are separated by blanks."""
         lines = [line for line in self.get("/metrics").splitlines() if not line.startswith("#")]
         return [line for parts in wanted for line in lines if all(part in line for part in parts.split())]
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port

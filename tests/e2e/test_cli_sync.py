@@ -1,17 +1,21 @@
 """`reconciler sync` against a running daemon: ordered, waited for, refused, interrupted, cancelled."""
 
+import asyncio
 import signal
-import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 import pytest
 
 from reconciler.sdk.testing.faults import slow, status
+from reconciler.sdk.testing.simulator import Call, Reply
 from reconciler.store import runs
 from reconciler.store.runs import Run
-from tests.e2e.town import Town, start, town
+from tests.e2e.stage import PATIENCE
+from tests.e2e.town import Town, beside, town
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +49,16 @@ def test_order_alone_prints_the_run(here: Town, capsys: pytest.CaptureFixture[st
     assert (found.scope, found.cause, found.entities) == ("incremental", "person", None)
 
 
-def test_wait_shows_lines_and_the_result(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_shows_lines_and_the_result(here: Town) -> None:
     here.stage.servicenow.put("incident", {"short_description": "New", "priority": "4"})
-    here.stage.servicenow.faults.add(slow(2), path="/api/now/table/incident", times=1)
-    words = ("--scope", "full", "--entities", "incidents,incidents", "--wait")
-    assert here.run("sync", "sn", *words) == 0
-    first, *between, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("run_")
-    assert any(line.startswith("fetch: 0 of about 121 records") for line in between)
-    assert last == f"{first} success: 1 added, 0 updated, 120 unchanged, 0 deleted"
+    words = ("--scope", "full", "--entities", "incidents,incidents")
+    with _held_back(here, "/api/now/table/incident") as release, _waiting(here, "sn", *words) as waiting:
+        run_id = waiting.readline().strip()
+        assert run_id.startswith("run_")
+        assert any(line.startswith("fetch: 0 of about 121 records") for line in waiting)
+        release()
+        last = waiting.read().splitlines()[-1]
+    assert last == f"{run_id} success: 1 added, 0 updated, 120 unchanged, 0 deleted"
 
 
 def test_partial_run_fails_with_its_reason(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,13 +98,11 @@ def test_what_is_wrong_is_said_before_anything_is_ordered(
 
 def test_ctrl_c_leaves_the_run_going_and_cancel_ends_it(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
     here.stage.servicenow.faults.add(slow(30), path="/api/now/table/incident")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    waiting = start("sync", "sn", "--scope", "full", "--wait", *here.state_words, **pipes)
-    assert waiting.stdout is not None
-    run_id = waiting.stdout.readline().strip()
-    waiting.stdout.readline()  # the first progress line: it is watching now
-    waiting.send_signal(signal.SIGINT)
-    _, error = waiting.communicate(timeout=20)
+    with beside("sync", "sn", "--scope", "full", "--wait", *here.state_words) as (waiting, said):
+        run_id = said.readline().strip()
+        said.readline()  # the first progress line: it is watching now
+        waiting.send_signal(signal.SIGINT)
+        _, error = waiting.communicate(timeout=PATIENCE)
     assert waiting.returncode == 130
     look, end = f"reconciler logs sn --run {run_id} -f", f"reconciler sync cancel {run_id}"
     assert error == f"reconciler: {run_id} goes on in the daemon; look: {look}; end it: {end}\n"
@@ -151,22 +154,21 @@ def test_ctrl_c_before_the_order_leaves_none(here: Town) -> None:
     here.stage.commit()
     assert here.run("reconcile") == 0
     here.until("it waits", lambda: "absent" in str(here.held("never")))
-    waiting = start("sync", "never", "--wait", *here.state_words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert waiting.stdout is not None
-    waiting.stdout.readline()
-    waiting.send_signal(signal.SIGINT)
-    assert waiting.communicate(timeout=20)[1] == "reconciler: nothing was ordered\n"
+    with beside("sync", "never", "--wait", *here.state_words) as (waiting, said):
+        said.readline()
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.communicate(timeout=PATIENCE)[1] == "reconciler: nothing was ordered\n"
     assert waiting.returncode == 130
 
 
 def test_what_needs_somebody_is_refused_with_what_to_do(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
     """With --wait as well: nothing would come of waiting."""
 
-    def refusal() -> str:
-        assert here.run("sync", "sn", "--wait") == 1
+    def refusal(name: str = "sn") -> str:
+        assert here.run("sync", name, "--wait") == 1
         said = capsys.readouterr()
         assert (said.out, said.err.count("\n")) == ("", 1)
-        return said.err.removeprefix("reconciler: it-ops/sn cannot be synced now: ")
+        return said.err.removeprefix(f"reconciler: it-ops/{name} cannot be synced now: ")
 
     assert here.run("suspend", "sn", "--reason", "upgrade") == 0
     capsys.readouterr()
@@ -181,50 +183,65 @@ def test_what_needs_somebody_is_refused_with_what_to_do(here: Town, capsys: pyte
         here.stage.servicenow.users["recon"] = password
     assert stalled.startswith("stalled: AuthenticationFailed: ")
     assert stalled.endswith("; mend that, then: reconciler reconcile it-ops/sn --wait\n")
-    here.stage.manifest("sn", **here.stage.servicenow_spec(enabled=False))
+    assert here.run("reconcile", "sn", "--wait") == 0
+    here.stage.manifest("off", **here.stage.servicenow_spec(enabled=False))
     here.stage.commit()
     assert here.run("reconcile", "--wait") in (0, 1)
     capsys.readouterr()
-    assert refusal() == "disabled; set spec.enabled to true in sn.yaml\n"
+    assert refusal("off") == "disabled; set spec.enabled to true in off.yaml\n"
 
 
-def test_wait_says_that_the_remote_asks_for_a_pause(here: Town) -> None:
-    """Late: the pause holds for whatever else goes to that host."""
-    here.stage.manifest("sn", **here.stage.servicenow_spec())
-    here.stage.commit()
-    assert here.run("reconcile", "--wait") in (0, 1)
-    here.until("connected", lambda: here.held("sn") is None)
-    here.stage.servicenow.faults.add(status(429, retry_after="40"), path="/api/now/table/incident", times=1)
-    with _waiting(here, "sn") as waiting:
-        run_id = waiting.readline().strip()
-        said = (line for line in waiting if line.startswith("waiting: RateLimited: "))
-        assert next(line for line in said if "; goes on at 20" in line)  # once the job has its new time
-        assert here.run("sync", "cancel", run_id) == 0
-        assert waiting.read().startswith(f"{run_id} cancelled: ")
+def test_wait_says_that_the_remote_asks_for_a_pause(tmp_path: Path) -> None:
+    """In a town of its own: the pause holds for whatever else goes to that host."""
+    with town(tmp_path) as here:
+        here.stage.servicenow.faults.add(status(429, retry_after="40"), path="/api/now/table/incident", times=1)
+        with _waiting(here, "sn") as waiting:
+            run_id = waiting.readline().strip()
+            said = (line for line in waiting if line.startswith("waiting: RateLimited: "))
+            assert next(line for line in said if "; goes on at 20" in line)  # once the job has its new time
+            assert here.run("sync", "cancel", run_id) == 0
+            assert waiting.read().startswith(f"{run_id} cancelled: ")
 
 
-def test_a_daemon_that_stops_is_noticed(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
-    """Very last: nobody answers afterwards."""
-    here.stage.slack.faults.add(slow(30), path="/api/users.list")
-    waiting = start("sync", "chat", "--wait", *here.state_words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert waiting.stdout is not None
-    run_id = waiting.stdout.readline().strip()
-    here.process.kill()
-    here.process.wait(20)
-    assert waiting.communicate(timeout=20)[1] == (
-        f"reconciler: the daemon has stopped; {run_id} goes on when it runs again\n"
-    )
-    assert waiting.returncode == 1
-    assert here.run("sync", "chat", "--wait") == 1
-    assert capsys.readouterr().err.startswith(f"reconciler: no daemon works on {here.stage.state}; start one with: ")
+def test_a_daemon_that_stops_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a town of its own: nobody answers afterwards."""
+    with town(tmp_path) as here:
+        here.stage.slack.faults.add(slow(30), path="/api/users.list")
+        with beside("sync", "chat", "--wait", *here.state_words) as (waiting, said):
+            run_id = said.readline().strip()
+            here.process.kill()
+            here.process.wait(PATIENCE)
+            assert waiting.communicate(timeout=PATIENCE)[1] == (
+                f"reconciler: the daemon has stopped; {run_id} goes on when it runs again\n"
+            )
+        assert waiting.returncode == 1
+        assert here.run("sync", "chat", "--wait") == 1
+        assert capsys.readouterr().err.startswith(
+            f"reconciler: no daemon works on {here.stage.state}; start one with: "
+        )
 
 
 @contextmanager
-def _waiting(here: Town, name: str) -> "Iterator[IO[str]]":
+def _waiting(here: Town, name: str, *words: str) -> "Iterator[IO[str]]":
     """What `sync NAME --wait` says, in a process of its own."""
-    with start("sync", name, "--wait", *here.state_words, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    with beside("sync", name, *words, "--wait", *here.state_words) as (_, said):
+        yield said
+
+
+@contextmanager
+def _held_back(here: Town, path: str) -> "Iterator[Callable[[], None]]":
+    """ServiceNow answers requests of that path only after what is given was called."""
+    simulator, told = here.stage.servicenow, threading.Event()
+    answer = simulator._answer_or_wait
+
+    async def later(call: Call) -> Reply:
+        if call.url_path == path:
+            await asyncio.to_thread(told.wait, PATIENCE)
+        return await answer(call)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulator, "_answer_or_wait", later)
         try:
-            yield process.stdout
+            yield told.set
         finally:
-            process.terminate()
+            told.set()

@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from reconciler.cli.main import main
 from reconciler.control import holdup
@@ -51,6 +52,15 @@ class Town:
             assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
             time.sleep(0.02)
         return value
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Whatever changes meanwhile, the daemon did not do it."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def held(self, name: str) -> Holdup | None:
         """Why no sync of it can start."""
@@ -100,6 +110,17 @@ def start(*words: str, **more: Any) -> "subprocess.Popen[str]":
     """`python -m reconciler ...` with the secrets of the stage in its environment."""
     line = (sys.executable, "-m", "reconciler", *words)
     return subprocess.Popen(line, cwd=ROOT, env={**os.environ, **ENV}, text=True, **more)
+
+
+@contextmanager
+def beside(*words: str) -> "Iterator[tuple[subprocess.Popen[str], IO[str]]]":
+    """The same and what it says, with a pipe for its errors; at the end it is gone, also when the test has failed."""
+    with start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout
+        finally:
+            process.kill()
 
 
 def documents(text: str) -> list[Any]:

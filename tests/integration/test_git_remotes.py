@@ -186,7 +186,7 @@ async def test_a_server_that_never_answers_ends_at_the_deadline(https: GitHttps,
 
 async def test_a_proxy_is_asked_and_its_password_not_told(https: GitHttps, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxy:
-        proxy.settimeout(10)
+        proxy.settimeout(60)
         url = Secret(f"http://user:{CANARY}@127.0.0.1:{proxy.getsockname()[1]}")
         task = asyncio.create_task(fault_of(over_https(https, tmp_path, proxy=url)))
         asked = await asyncio.to_thread(_refuse_tunnel, proxy)

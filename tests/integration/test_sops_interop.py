@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -34,17 +33,32 @@ Opens = Callable[[bytes, str, str], Any]
 
 @pytest.fixture(scope="session")
 def sops_age() -> Opens:
-    """The package, installed once for this machine."""
+    """The package, installed once for this machine; whole before another process can see it."""
     folder = Path(tempfile.gettempdir()) / f"reconciler-tests-{os.getuid()}-sops-age-{VERSION}"
     if not (folder / "open.mjs").is_file():
-        with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
-            command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", fresh]
+        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+            fresh = Path(made) / "whole"
+            fresh.mkdir()
+            command = [
+                "npm",
+                "install",
+                "--silent",
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                "--prefix",
+                str(fresh),
+            ]
             installed = subprocess.run([*command, f"sops-age@{VERSION}"], capture_output=True, check=False, timeout=90)
             if installed.returncode and not os.environ.get("CI"):
                 pytest.skip("npm cannot install sops-age: is its registry reachable?")
             installed.check_returncode()
-            (Path(fresh) / "open.mjs").write_text(SCRIPT)
-            shutil.copytree(fresh, folder, dirs_exist_ok=True)
+            (fresh / "open.mjs").write_text(SCRIPT)
+            try:
+                fresh.rename(folder)
+            except OSError:
+                if not (folder / "open.mjs").is_file():  # else another process of this run was faster
+                    raise
 
     def opened(content: bytes, fmt: str, key: str) -> Any:
         command = ["node", str(folder / "open.mjs"), fmt, key]

@@ -171,7 +171,9 @@ def _happen(past: Past, steps: list[tuple[str, Any]]) -> None:
             past.roll_back(what[0] % len(past.versions) + 1, what[1])
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(_STEP, max_size=12), st.integers(1, 4))
 def test_every_cut_shows_what_a_plain_model_remembers(tx: Tx, steps: list[tuple[str, Any]], limit: int) -> None:
     past = _past(tx)
@@ -188,7 +190,9 @@ def test_every_cut_shows_what_a_plain_model_remembers(tx: Tx, steps: list[tuple[
     assert counted == {e: sum(1 for name, _ in past.now if name == e) for e in counted}
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(_STEP, min_size=2, max_size=10), st.integers(1, 4))
 def test_differences_between_any_two_versions(tx: Tx, steps: list[tuple[str, Any]], limit: int) -> None:
     past = _past(tx)

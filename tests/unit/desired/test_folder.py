@@ -154,10 +154,11 @@ def test_unchanged_files_are_not_read_again(plain: Path, monkeypatch: pytest.Mon
 
 def test_a_fresh_file_is_not_trusted_by_its_stamp(plain: Path) -> None:
     cache, file = StatCache(), plain / "sub/a.yaml"
-    first = scan_folder(plain, cache=cache, now=datetime.now(UTC))
+    soon = datetime.fromtimestamp(file.stat().st_mtime, UTC) + timedelta(seconds=1)
+    first = scan_folder(plain, cache=cache, now=soon)
     assert cache.known == {}
     file.write_text("2\n")
-    assert set(scan_folder(plain, cache=cache, now=datetime.now(UTC)).changes(first)) == {"sub/a.yaml"}
+    assert set(scan_folder(plain, cache=cache, now=soon).changes(first)) == {"sub/a.yaml"}
 
 
 async def test_as_a_source(repo: Repo, tmp_path: Path) -> None:

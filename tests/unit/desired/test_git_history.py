@@ -101,7 +101,9 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(steps=st.lists(STEP, min_size=1, max_size=6))
 def test_many_extensions_give_what_one_pass_gives(
     steps: list[tuple[str, int, int, str]], tmp_path_factory: pytest.TempPathFactory
