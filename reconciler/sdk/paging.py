@@ -7,7 +7,7 @@ the remote's own "no more" or on an empty page, never because a page was shorter
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urljoin
 
 import msgspec
@@ -32,6 +32,19 @@ class Pager(Protocol):
 
     def after(self, position: Position | None, answer: Answer, meta: Mapping[str, Any], count: int) -> Position | None:
         """Where the next page is; None at the end. `count` is how many records this page had."""
+        ...
+
+
+@runtime_checkable
+class Computable(Protocol):
+    """A pager that can tell places which nobody has been to. The remote's answer decides in the end."""
+
+    def ahead(self, position: Position | None, size: int) -> Position | None:
+        """Where the page after a full one is; None where only its answer can tell."""
+        ...
+
+    def resized(self, position: Position | None, size: int, smaller: int) -> Position | None:
+        """The same place, or a little before it, in smaller pages."""
         ...
 
 
@@ -65,6 +78,13 @@ class PageNumber:
         number = position["page"] if position else self.first
         return {"page": number + 1} if count else None
 
+    def ahead(self, position: Position | None, size: int) -> Position | None:
+        return {"page": (position["page"] if position else self.first) + 1}
+
+    def resized(self, position: Position | None, size: int, smaller: int) -> Position | None:
+        passed = (position.get("page", self.first) - self.first) * size if position else 0
+        return {**position, "page": self.first + passed // smaller} if position else None
+
 
 @dataclass(frozen=True, slots=True)
 class Offset:
@@ -79,6 +99,12 @@ class Offset:
 
     def after(self, position: Position | None, answer: Answer, meta: Mapping[str, Any], count: int) -> Position | None:
         return {"offset": (position["offset"] if position else 0) + count} if count else None
+
+    def ahead(self, position: Position | None, size: int) -> Position | None:
+        return {"offset": (position["offset"] if position else 0) + size}
+
+    def resized(self, position: Position | None, size: int, smaller: int) -> Position | None:
+        return position
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +128,12 @@ class NextToken:
     def after(self, position: Position | None, answer: Answer, meta: Mapping[str, Any], count: int) -> Position | None:
         token = dig(meta, self.path)
         return {"token": token} if token else None
+
+    def ahead(self, position: Position | None, size: int) -> Position | None:
+        return None
+
+    def resized(self, position: Position | None, size: int, smaller: int) -> Position | None:
+        return position
 
 
 @dataclass(frozen=True, slots=True)

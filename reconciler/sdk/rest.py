@@ -7,11 +7,11 @@ Guards against repeated positions and pages, deadlines and page commits are the 
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, Generic, Literal, cast
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -21,6 +21,8 @@ from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.model.condition import Reason
 from reconciler.model.event import Message, Receipt
 from reconciler.model.record import Page, Position, ReadRequest, Reject, Scope
+from reconciler.sdk.ahead import Ahead
+from reconciler.sdk.answer import HttpAnswer
 from reconciler.sdk.auth import Authenticator
 from reconciler.sdk.contract import A, Answer, C, Channel, Connector, Entity
 from reconciler.sdk.errors import (
@@ -59,6 +61,7 @@ class RestEntity(Entity):
     `keyset`: oldest first, and `since` may move: the next page asks from the newest cursor of this one, so that records
     that move while we read skip nobody. `newest_first`: an incremental read ends on the page that reaches its bound.
     `conditional`: the first page of an incremental read carries If-None-Match, and 304 means nothing new.
+    `in_flight`: at most so many pages are asked for at once, where the pager can tell where they are.
     """
 
     # By identity: entities of two connectors may agree in everything that the base class would compare.
@@ -78,6 +81,7 @@ class RestEntity(Entity):
     keyset: bool = False
     newest_first: bool = False
     conditional: bool = False
+    in_flight: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +185,7 @@ class RestConnector(Connector[C, A], Generic[C, A]):
         first = names.index(resume["partition"]) if resume.get("partition") in names else 0
         refused: list[str] = list(resume.get("refused", ()))
         for index in range(first, len(partitions)):
-            at = resume.get("at") if resume.get("partition") == names[index] else None
+            at = resume if resume.get("partition") == names[index] else {}
             following = names[index + 1] if index + 1 < len(names) else None
             try:
                 shape = partitions[index].entity or rest
@@ -193,26 +197,43 @@ class RestConnector(Connector[C, A], Generic[C, A]):
             raise _together(refused, len(partitions))
 
     async def _read_partition(
-        self, entity: RestEntity, request: ReadRequest, partition: Partition, at: Position | None, following: str | None
+        self, entity: RestEntity, request: ReadRequest, partition: Partition, place: Position, following: str | None
     ) -> AsyncIterator[Page]:
         since = self.since(entity, request, partition)
         params = dict(self.entity_params(entity, request, since))
-        size = request.page_size or entity.page_size
-        while True:
-            path, asked = _listing(entity, partition, params, at, size)
-            self._refuse_foreign(path)
-            known = f"{path}?{urlencode(asked)}" if entity.conditional and at is None else ""
-            tag = request.validators.get(known) if request.scope is not Scope.FULL else None
-            answer = await self.send(
-                "GET", path, params=asked or None, headers={"If-None-Match": tag} if tag else None,
-                expect=(*entity.none_at, 304) if tag else entity.none_at,
-            )  # fmt: skip
-            page, at = self._taken(entity, answer, at, partition, since)
-            if known and at is None and "etag" in answer.headers:
-                page = replace(page, validators={known: answer.headers["etag"]})
-            yield replace(page, position=self._position(partition, at, following))
-            if at is None:
-                return
+        size = place.get("size") or request.page_size or entity.page_size
+        most = 1 if entity.keyset or entity.newest_first else entity.in_flight
+        at: Position | None = place.get("at")
+        fetch = partial(self._ask, entity, request, partition, params)
+        async with aclosing(Ahead(fetch, entity.pager, size, most)) as ahead:
+            while True:
+                at, answer = await ahead.answer(at)
+                known = _known(entity, _listing(entity, partition, params, at, ahead.size), at)
+                page, at = self._taken(entity, answer, at, partition, since)
+                ahead.saw(len(page.keys) + len(page.deleted) + len(page.rejects))
+                if known and at is None and "etag" in answer.headers:
+                    page = replace(page, validators={known: answer.headers["etag"]})
+                yield replace(page, position=self._position(partition, at, ahead.size, following))
+                if at is None:
+                    return
+
+    async def _ask(
+        self,
+        entity: RestEntity,
+        request: ReadRequest,
+        partition: Partition,
+        params: Mapping[str, Any],
+        at: Position | None,
+        size: int,
+    ) -> Answer:
+        path, asked = _listing(entity, partition, params, at, size)
+        self._refuse_foreign(path)
+        known = _known(entity, (path, asked), at)
+        tag = request.validators.get(known) if request.scope is not Scope.FULL else None
+        return await self.send(
+            "GET", path, params=asked or None, headers={"If-None-Match": tag} if tag else None,
+            expect=(*entity.none_at, 304) if tag else entity.none_at,
+        )  # fmt: skip
 
     def _taken(
         self, entity: RestEntity, answer: Answer, at: Position | None, partition: Partition, since: datetime | None
@@ -227,9 +248,10 @@ class RestConnector(Connector[C, A], Generic[C, A]):
         return page, following
 
     @staticmethod
-    def _position(partition: Partition, at: Position | None, following: str | None) -> Position | None:
+    def _position(partition: Partition, at: Position | None, size: int, following: str | None) -> Position | None:
+        """With the size that `at` counts in: a page of another size would begin elsewhere."""
         if at is not None:
-            return {"partition": partition.name, "at": dict(at)}
+            return {"partition": partition.name, "at": dict(at), "size": size}
         return None if following is None else {"partition": following, "at": None}
 
     def since(self, entity: RestEntity, request: ReadRequest, partition: Partition) -> datetime | None:
@@ -252,6 +274,16 @@ class RestConnector(Connector[C, A], Generic[C, A]):
         following = entity.pager.after(_of_pager(at), answer, meta, len(payloads))
         page = cut.page(entity, payloads, heads, partition.name)
         return replace(page, total=total_of(answer.headers)), following
+
+    def retake(self, entity: Entity, payload: bytes, key: str, listing: str) -> Page:
+        """What has its key is a record already; anything else is cut anew from an answer of that one record."""
+        if key:
+            return super().retake(entity, payload, key, listing)
+        rest = cast("RestEntity", entity)
+        body = b"[%b]" % payload
+        for step in reversed(rest.records.split(".") if rest.records else ()):
+            body = b"{%b:%b}" % (msgspec.json.encode(step), body)
+        return self.cut(rest, HttpAnswer(200, {}, body, self.base_url()), None, Partition(listing))[0]
 
     async def elements(
         self,
@@ -369,6 +401,11 @@ def _listing(
     if url:
         return url, paging
     return entity.path.format(**partition.fill), {**params, **(since or {}), **paging}
+
+
+def _known(entity: RestEntity, listing: tuple[str, Mapping[str, Any]], at: Position | None) -> str:
+    """Under which name the validator of a first page is kept."""
+    return f"{listing[0]}?{urlencode(listing[1])}" if entity.conditional and at is None else ""
 
 
 def _of_pager(at: Position | None) -> Position | None:
