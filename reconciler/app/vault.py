@@ -31,7 +31,7 @@ class Vault:
 
         self._cipher = AESGCM(_derive(key, b"credentials"))
         self.fingerprint_key = _derive(key, b"fingerprints")
-        self.key_id = hashlib.sha256(key).hexdigest()[:8]
+        self.key_id = key_id(key)
 
     def seal(self, value: Secret, place: str) -> bytes:
         nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -47,6 +47,11 @@ class Vault:
                 f"the stored credential of {place} was sealed with another master key, or altered"
             ) from None
         return Secret(clear.decode())
+
+
+def key_id(key: bytes) -> str:
+    """Names a key without telling it; what is sealed says by it which key opens it."""
+    return hashlib.sha256(key).hexdigest()[:8]
 
 
 def _derive(key: bytes, purpose: bytes) -> bytes:
@@ -65,10 +70,27 @@ def load_key(settings: Settings, env: Mapping[str, str], keys: Path, *, is_share
             "on PostgreSQL the master key must be given, the same to every daemon: RECONCILER_MASTER_KEY or "
             f"RECONCILER_MASTER_KEY_FILE; make one: openssl rand -base64 {KEY_BYTES}"
         )
-    path = settings.master_key_file or keys / "master.key"
+    path = settings.master_key_file or own_key_file(keys)
     if settings.master_key_file is None:
         keys.mkdir(mode=0o700, exist_ok=True)
         private_file(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
+    return read_key(path)
+
+
+def own_key_file(keys: Path) -> Path:
+    """Where an embedded daemon keeps the key that it made."""
+    return keys / "master.key"
+
+
+def given_key(settings: Settings, env: Mapping[str, str]) -> bytes | None:
+    """The key that every process would be given here; None where each state directory has its own."""
+    if env.get("RECONCILER_MASTER_KEY") or settings.master_key_file is not None:
+        return load_key(settings, env, settings.state_dir, is_shared=True)
+    return None
+
+
+def read_key(path: Path) -> bytes:
+    """Raises SettingsError."""
     try:
         return _decode(path.read_text().strip(), str(path))
     except OSError as error:

@@ -39,6 +39,10 @@ class StoreVersionError(StoreError):
     """The database is newer than this program, or was never set up."""
 
 
+class StoreOccupiedError(StoreError):
+    """A database that must be empty is not; nothing was written."""
+
+
 class StateLockedError(StoreError):
     """Another process works on this state directory."""
 

@@ -100,6 +100,11 @@ def credentials(tx: Tx, integration_id: int) -> dict[str, Sealed]:
     return {name: Sealed(bytes(text), key_id, expires_at) for name, text, key_id, expires_at in rows}
 
 
+def sealed_with(tx: Tx) -> dict[str, int]:
+    """Key id -> how many credentials only that master key opens, of all integrations."""
+    return dict(tx.tuples("SELECT key_id, count(*) FROM credential GROUP BY key_id ORDER BY key_id"))
+
+
 def put_credential(tx: Tx, integration_id: int, name: str, sealed: Sealed, at: str) -> None:
     tx.execute(
         "INSERT INTO credential (integration_id, name, ciphertext, key_id, expires_at, updated_at)"

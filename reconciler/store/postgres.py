@@ -57,7 +57,9 @@ _BEGIN: dict[Mode, str] = {
     "durable": "BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL synchronous_commit = on",
     "guarded": "BEGIN ISOLATION LEVEL READ COMMITTED",
 }
-_AGAIN = (pg.SerializationFailure, pg.DeadlockDetected)
+# FeatureNotSupported: a newer release has added a column to what a prepared statement reads; undoing the transaction
+# makes the driver forget its statements.
+_AGAIN = (pg.SerializationFailure, pg.DeadlockDetected, pg.FeatureNotSupported)
 
 
 class Postgres:
@@ -181,14 +183,15 @@ class PostgresSession:
             self._connected()
 
     def run(self, query: Callable[[Tx], T], mode: Mode) -> T:
-        for number in range(TRIES):
-            try:
-                with self._transaction(mode) as tx:
-                    return query(tx)
-            except _AGAIN:
-                time.sleep(random.uniform(0, min(0.002 * 2**number, PAUSE_MOST)))
-        with self.transaction(mode) as tx:
-            return query(tx)
+        with postgres_errors(self._where):
+            for number in range(TRIES):
+                try:
+                    with self._transaction(mode) as tx:
+                        return query(tx)
+                except _AGAIN:
+                    time.sleep(random.uniform(0, min(0.002 * 2**number, PAUSE_MOST)))
+            with self._transaction(mode) as tx:
+                return query(tx)
 
     @contextmanager
     def transaction(self, mode: Mode) -> Iterator[Tx]:

@@ -40,9 +40,14 @@ def _scrub(tx: Tx) -> bool:
         _outside(tx, _write_anew)
         _put(tx, _LOG)
     if _outside(tx, _empty_log):
-        tx.execute("DELETE FROM meta WHERE key = :key", {"key": _MARK})
+        forget(tx)
         return True
     return False
+
+
+def forget(tx: Tx) -> None:
+    """Nothing is left to do."""
+    tx.execute("DELETE FROM meta WHERE key = :key", {"key": _MARK})
 
 
 def _put(tx: Tx, value: str) -> None:

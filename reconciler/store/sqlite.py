@@ -1,16 +1,18 @@
 """The embedded database: one file in WAL mode, one writer, a few readers that never wait for it."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Literal, TypeVar
 from urllib.parse import quote
 
 from reconciler.model.clock import Clock, SystemClock
 from reconciler.store.database import Mode, Tx
-from reconciler.store.errors import StoreUnavailableError, sqlite_errors
+from reconciler.store.errors import StoreCorruptError, StoreOccupiedError, StoreUnavailableError, sqlite_errors
 
 T = TypeVar("T")
 BUSY_TIMEOUT = timedelta(seconds=30)
@@ -45,6 +47,62 @@ class Sqlite:
         with sqlite_errors(self.path):
             connection = _connect_readonly(self.path) if is_reader else _connect(self.path, self._busy_timeout)
             return SqliteSession(connection, self.path, self._now)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator["SqliteSession"]:
+    """A database that is written in one go, for its owner's eyes only; it bears its name when it is whole, or never.
+
+    Raises StoreOccupiedError where there is one already, and StoreError.
+    """
+    for place in (path, *(path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm", "-journal"))):
+        if place.exists():
+            raise StoreOccupiedError(f"{place} exists; move it away first, or name another place")
+    partial = _private_file(path)
+    try:
+        with sqlite_errors(path), closing(_connect(partial, BUSY_TIMEOUT)) as connection:
+            # what fails on the way is thrown away, so no journal is needed; the result is one file, readable on any disk
+            connection.execute("PRAGMA journal_mode=OFF")
+            connection.execute("PRAGMA synchronous=OFF")
+            yield SqliteSession(connection, path, SystemClock().now)
+        _keep(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_integrity(tx: Tx, path: Path) -> None:
+    """Reads all of it. Raises StoreCorruptError."""
+    with sqlite_errors(path):
+        found = tx.value("PRAGMA integrity_check(1)")
+    if found != "ok":
+        raise StoreCorruptError(str(found))
+
+
+def _private_file(path: Path) -> Path:
+    try:
+        descriptor, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise StoreUnavailableError(f"{path} cannot be written ({error.strerror}); check the folder") from error
+    os.close(descriptor)
+    return Path(name)
+
+
+def _keep(partial: Path, path: Path) -> None:
+    """It is on the disk before it has its name, and the name before anybody is told."""
+    try:
+        _to_disk(partial)
+        partial.rename(path)
+        _to_disk(path.parent)
+    except OSError as error:
+        raise StoreUnavailableError(f"{path} cannot be written ({error.strerror}); check the disk") from error
+
+
+def _to_disk(place: Path) -> None:
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class SqliteSession:

@@ -1,12 +1,15 @@
 """Tables: the numbered SQL files beside this module, applied in order to an older or new database.
 
-Called by the daemon before anything else uses the store. Expand, then contract: no file may break the code before it.
-There is no way down; an older program refuses a newer database instead of guessing.
+Called by the daemon before anything else uses the store, and by `reconciler migrate`. Each file begins with
+`-- requires: N`: the lowest version a program must know to work on a database that has this file. A file that only adds
+(expand) keeps the N of the file before it, so an old and a new release work side by side; one that takes away what older
+programs use (contract) names its own number, or that of the file since which nothing uses it any more. The highest N is kept
+in the database, and a program that knows less refuses it instead of guessing. There is no way down.
 """
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ _HAS_VERSIONS = {
     "postgresql": "SELECT to_regclass('schema_version') IS NOT NULL",
 }
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_REQUIRES = re.compile(r"-- requires: (\d+)\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,20 @@ class Migration:
     number: int
     name: str
     sql: str
+
+    @property
+    def requires(self) -> int | None:
+        """None for those from before the number was kept."""
+        found = _REQUIRES.match(self.sql)
+        return int(found[1]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """From which schema version to which; the same where nothing was to be done."""
+
+    before: int
+    after: int
 
 
 def migrations(folder: Path = Path(__file__).parent) -> list[Migration]:
@@ -39,22 +57,23 @@ def migrations(folder: Path = Path(__file__).parent) -> list[Migration]:
     )
 
 
-async def migrate(db: Database) -> int:
-    """Bring the database up to this program's version in one transaction; gives that version."""
+async def migrate(db: Database) -> Migrated:
+    """Bring the database up to this program's version in one transaction."""
     known = migrations()
     return await db.write(lambda tx: apply(tx, known, db.where), guarded=True)
 
 
-def apply(tx: Tx, known: list[Migration], where: str) -> int:
-    """Apply what `known` has and the database lacks; refuses a database that is ahead of `known`."""
+def apply(tx: Tx, known: Sequence[Migration], where: str) -> Migrated:
+    """Apply what `known` has and the database lacks; refuses a database that demands more than `known`."""
     _begin(tx)
-    tx.execute("CREATE TABLE IF NOT EXISTS schema_version (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
-    applied = {row["number"] for row in tx.all("SELECT number FROM schema_version")}
-    refuse_newer(max(applied, default=0), known[-1].number, where)
+    before = schema_version(tx)
+    if not before:
+        tx.execute("CREATE TABLE IF NOT EXISTS schema_version (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+    refuse_newer(tx, known[-1].number, where)
     for migration in known:
-        if migration.number not in applied:
+        if migration.number > before:
             _apply_one(tx, migration)
-    return known[-1].number
+    return Migrated(before, max(before, known[-1].number))
 
 
 def _begin(tx: Tx) -> None:
@@ -66,23 +85,29 @@ def _begin(tx: Tx) -> None:
             tx.execute("CREATE SCHEMA reconciler")
 
 
-def refuse_newer(found: int, known: int, where: str) -> None:
-    """Raise where the database was written by a newer program."""
-    if found > known:
+def refuse_newer(tx: Tx, known: int, where: str) -> None:
+    """Raise where a newer program has changed the database beyond what this one can work on."""
+    found = schema_version(tx)
+    if found > known and required(tx) > known:
         raise StoreVersionError(
             f"{where} has schema version {found}, this program knows {known}; "
             "run the newer release that wrote it, or restore the backup taken before the upgrade"
         )
 
 
+def required(tx: Tx) -> int:
+    """The lowest version that a program must know to work here."""
+    return int(tx.value("SELECT coalesce(max(requires), 0) FROM schema_version"))
+
+
 def check_version(tx: Tx, where: str) -> None:
     """For offline readers: the tables are there and this program understands them."""
     latest = migrations()[-1].number
+    refuse_newer(tx, latest, where)
     found = schema_version(tx)
-    refuse_newer(found, latest, where)
     if found < latest:
         raise StoreVersionError(
-            f"{where} has schema version {found}, this program needs {latest}; start the daemon once"
+            f"{where} has schema version {found}, this program needs {latest}; start the daemon once, or: reconciler migrate"
         )
 
 
@@ -101,6 +126,11 @@ def _apply_one(tx: Tx, migration: Migration) -> None:
         "INSERT INTO schema_version (number, name) VALUES (:number, :name)",
         {"number": migration.number, "name": migration.name},
     )
+    if migration.requires is not None:
+        tx.execute(
+            "UPDATE schema_version SET requires = :requires WHERE number = :number",
+            {"requires": migration.requires, "number": migration.number},
+        )
 
 
 def _statements(script: str) -> Iterator[str]:
