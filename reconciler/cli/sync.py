@@ -43,6 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-deletes", action="store_true", help="let a full read mark more records deleted than the guard allows"
     )
+    parser.add_argument(
+        "--accept-schema",
+        action="store_true",
+        help="take records as they are now, whatever spec.sync.schema says, and go on from there",
+    )
     parser.add_argument("--wait", action="store_true", help="show progress, and why it has not begun, until it is done")
     add_state_dir(parser)
     examples(

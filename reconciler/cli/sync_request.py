@@ -20,7 +20,7 @@ SCOPES = ("full", "incremental", "delta")
 
 
 def sync_params(args: argparse.Namespace, type_name: str, tree: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """`tree` is the spec as in Git; `args` has `scope`, `entities`, `since`, `allow_deletes`."""
+    """`tree` is the spec as in Git; `args` has `scope`, `entities`, `since`, `allow_deletes`, `accept_schema`."""
     from reconciler.model.clock import rfc3339
 
     scope = _scope(args.scope)
@@ -29,7 +29,7 @@ def sync_params(args: argparse.Namespace, type_name: str, tree: Mapping[str, Any
     if scope == "delta":
         _check_delta(type_name, chosen)
     since = _since(args.since, scope, now)
-    asked: dict[str, Any] = {"scope": scope, "allow_deletes": args.allow_deletes}
+    asked: dict[str, Any] = {"scope": scope, "allow_deletes": args.allow_deletes, "accept_schema": args.accept_schema}
     return asked | ({"entities": names} if names else {}) | ({"since": rfc3339(since)} if since else {})
 
 

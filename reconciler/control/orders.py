@@ -15,7 +15,7 @@ from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import Reason
 from reconciler.model.event import DeliveryStatus
 from reconciler.model.record import Scope
-from reconciler.store import deliveries, integrations, jobs, journal, runs
+from reconciler.store import deliveries, integrations, jobs, journal, rejects, runs
 from reconciler.store.database import Database, Tx
 from reconciler.store.errors import StoreError
 from reconciler.store.journal import OperatorRequest
@@ -30,6 +30,7 @@ def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     known: Mapping[str, Callable[[Tx, OperatorRequest, datetime], Carried]] = {
         "sync": _sync,
         "cancel-sync": _cancel_sync,
+        "replay": _replay,
         "rollback": _roll_back,
         "erase": dataset_orders.erase,
         "purge": dataset_orders.purge,
@@ -49,7 +50,7 @@ def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
 
 def _acts(order: OperatorRequest) -> bool:
     """Whether a job has to be done for it; a reconcile of all begins with a look at Git."""
-    return order.kind in {"sync", "rollback", "retry-delivery"} or (
+    return order.kind in {"sync", "replay", "rollback", "retry-delivery"} or (
         order.kind == "reconcile" and order.integration_id is not None
     )
 
@@ -68,7 +69,25 @@ def _sync(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
         p.get("entities"),
         rfc3339(from_rfc3339(since)) if since else None,
         bool(p.get("allow_deletes")),
+        accepts_schema=bool(p.get("accept_schema")),
     )
+    public_id = make_run(tx, new, ASKED_PRIO, now)
+    run = runs.find(tx, public_id)
+    return Carried({"run": public_id}, start=(Asked("sync", str(run.id)),) if run else ())
+
+
+def _replay(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    """A run in the integration's lane, like a sync: what passes is a dataset version."""
+    row = integration_of(tx, order)
+    held = holdup.of_integration(tx, row)
+    if held is not None:
+        raise OrderError(f"rejects of {row.ref} cannot be tried again now: {held}")
+    kept, wanted = rejects.tally(tx, row.id), order.params.get("entity")
+    entities = [name for name in kept if wanted in (None, name)]
+    if not entities:
+        raise OrderError(f"{row.ref} has no rejects{f' of {wanted}' if wanted else ''}")
+    accepts = bool(order.params.get("accept_schema"))
+    new = NewRun(row.id, Scope.INCREMENTAL, runs.REPLAY, entities, accepts_schema=accepts)
     public_id = make_run(tx, new, ASKED_PRIO, now)
     run = runs.find(tx, public_id)
     return Carried({"run": public_id}, start=(Asked("sync", str(run.id)),) if run else ())

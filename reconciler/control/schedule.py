@@ -61,8 +61,10 @@ def make_run(tx: Tx, new: NewRun, prio: int, now: datetime) -> str:
     """A due run and its job; returns the run's public id.
 
     A scheduled one joins a run that is still open: missed ticks coalesce, and a pause that the remote asked for holds.
+    A replay reads nothing of the remote, so it stands for no tick.
     """
-    waiting = runs.open_run(tx, new.integration_id) if new.cause == "schedule" else None
+    open_runs = runs.open_runs(tx, new.integration_id) if new.cause == "schedule" else []
+    waiting = next((run for run in open_runs if not run.is_replay), None)
     if waiting is not None:
         return waiting.public_id
     run = runs.create(tx, new, rfc3339(now))

@@ -73,6 +73,7 @@ class Reason(StrEnum):
     PRUNE_BLOCKED = "PruneBlocked"
     PRUNED = "Pruned"
     PARTIAL = "Partial"
+    SCHEMA_CHANGED = "SchemaChanged"
     LATE = "Late"
     STALE = "Stale"
     CANCELLED = "Cancelled"

@@ -31,6 +31,7 @@ class Lifecycle(StrEnum):
     DISCONNECTED = "integration.disconnected"
     SYNC_COMPLETED = "sync.completed"
     SYNC_FAILED = "sync.failed"
+    SCHEMA_CHANGED = "schema.changed"
 
 
 class DeliveryStatus(StrEnum):

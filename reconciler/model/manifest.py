@@ -51,6 +51,9 @@ class Sync(Written):
         None, description="Default: every entity that the connector reads by default."
     )
     fields: Fields = Fields()
+    schema_: Literal["evolve", "reject", "freeze"] = Field(
+        "evolve", alias="schema", description="What to do about records whose fields differ from those seen before."
+    )
     initial_events: Literal["none", "all"] = Field(
         "none", description="Whether the first sync's records become events."
     )
@@ -129,10 +132,18 @@ class WorkspaceDefaults(Written):
     objectives: Objectives | None = None
 
 
+class VersionRetention(Written):
+    """A dataset version goes when there are `keep` newer ones, or when it is older than `age`; never the newest."""
+
+    keep: int | None = Field(None, ge=1, description="At most so many dataset versions; default all.")
+    age: Duration | None = Field(None, description="Dataset versions that are not older; default all.")
+
+
 class Retention(Written):
-    logs: Duration = timedelta(days=90)
-    runs: Duration = timedelta(days=90)
-    events: Duration = timedelta(days=90)
+    logs: Duration = Field(timedelta(days=90), description="How long log lines are kept.")
+    runs: Duration = Field(timedelta(days=90), description="How long runs and rejected records are kept.")
+    events: Duration = Field(timedelta(days=90), description="How long events and ended deliveries are kept.")
+    versions: VersionRetention = Field(VersionRetention(), description="Which dataset versions are kept.")
 
 
 class Token(Written):

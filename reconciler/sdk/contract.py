@@ -9,15 +9,18 @@ survive: watermarks, positions, inventory and tokens are the engine's.
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from random import Random
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
+import msgspec
+
 from reconciler.model.clock import Clock
 from reconciler.model.event import Message, Receipt
-from reconciler.model.record import LogLevel, Page, ReadRequest
+from reconciler.model.record import LogLevel, Page, ReadRequest, Reject
 from reconciler.model.secret import Secret
 from reconciler.model.written import Written
 from reconciler.sdk.errors import ConnectorError
@@ -170,6 +173,10 @@ class Tokens(Protocol):
 
     async def drop(self, name: str) -> None: ...
 
+    def hold(self, name: str) -> AbstractAsyncContextManager[None]:
+        """The right to renew it, one at a time over all processes: a refresh token that is used twice may be revoked."""
+        ...
+
 
 class Network(Protocol):
     """How to reach hosts: for connectors that do not speak HTTP. The HTTP client applies the same rules itself."""
@@ -289,6 +296,17 @@ class Connector(ABC, Generic[C, A]):
         """Pages until the remote's own end. Ending without an error means: this was everything that was asked for."""
         raise NotImplementedError(f"{self.type} reads nothing")
 
+    def retake(self, entity: Entity, payload: bytes, key: str, listing: str) -> Page:
+        """A rejected record, as kept (after `sync.fields`), as a page of its own: taken, rejected again, or not wanted at all.
+
+        `key` is empty where it could not be read, `listing` the partition of the page that it stood in. Asks no remote.
+        """
+        found = key or _at(payload, entity.key)
+        if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
+            return Page((str(found),), (payload,), listing)
+        said = f"{entity.key}: expected a string or an integer"
+        return Page((), (), listing, rejects=(Reject(payload, (said,), field=entity.key),))
+
     async def deliver(self, channel: Channel, message: Message) -> Receipt:
         """Send one message; returns only when the remote took it."""
         raise NotImplementedError(f"{self.type} delivers nothing")
@@ -311,6 +329,14 @@ class Connector(ABC, Generic[C, A]):
     @classmethod
     def channel(cls, name: str) -> Channel | None:
         return next((c for c in cls.channels if c.name == name), None)
+
+
+def _at(payload: bytes, path: str) -> Any:
+    """The value at a dotted path of a record; None where a step is missing."""
+    value: Any = msgspec.json.decode(payload)
+    for step in path.split("."):
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
 
 
 @runtime_checkable

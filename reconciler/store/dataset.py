@@ -5,8 +5,7 @@ counts, after a fence that stops a run which was cancelled, taken over or belong
 are `integration id * 2^40 + seq`, so the log of one integration is a range of the primary key.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import msgspec
 
 from reconciler.model.event import Operation
-from reconciler.model.record import Counts, Page
-from reconciler.store.database import Tx
+from reconciler.model.record import Counts, Page, Reject
+from reconciler.store.database import Row, Tx
 
 SHIFT = 40
 _ENCODE = msgspec.json.Encoder().encode
@@ -72,7 +71,11 @@ def fence(tx: Tx, run_id: int, fence_number: int) -> None:
         raise FencedError(f"run {run_id} may not write any more")
 
 
-def commit_page(tx: Tx, commit: PageCommit, page: Page) -> Counts:
+Look = Callable[[Sequence[tuple[str, bytes]]], Sequence[Reject]]
+"""Sees the records of a page that are new or changed, with their keys; says which of them are not to be stored."""
+
+
+def commit_page(tx: Tx, commit: PageCommit, page: Page, look: Look | None = None) -> Counts:
     """Store one page; returns what it changed. A key that occurs twice counts once: a deletion wins, else the later."""
     fence(tx, commit.run_id, commit.fence)
     latest = dict(zip(page.keys, page.payloads, strict=True))
@@ -80,13 +83,15 @@ def commit_page(tx: Tx, commit: PageCommit, page: Page) -> Counts:
         latest.pop(key, None)
     writer = _Writer(commit, _heads(tx, commit.entity_id, [*latest, *page.deleted]))
     writer.put_all(latest)
+    refused = writer.leave_out(look) if look else 0
     for key in dict.fromkeys(page.deleted):
         writer.delete(key)
     writer.flush(tx)
     if commit.is_full:
-        _mark_seen(tx, commit, [writer.head_ids[key] for key in latest])
-    counts = Counts(writer.added, writer.updated, writer.unchanged, writer.deleted, len(page.rejects), 1, page.total)
-    _progress(tx, commit, page, counts)
+        _mark_seen(tx, commit, [writer.head_ids[key] for key in latest if key in writer.head_ids])
+    rejected = len(page.rejects) + refused
+    counts = Counts(writer.added, writer.updated, writer.unchanged, writer.deleted, rejected, 1, page.total)
+    _progress(tx, commit, counts)
     return counts
 
 
@@ -98,7 +103,7 @@ def restore_page(tx: Tx, commit: PageCommit, wanted: Mapping[str, bytes | None])
         writer.delete(key)
     writer.flush(tx)
     counts = Counts(writer.added, writer.updated, writer.unchanged, writer.deleted, 0, 1)
-    _progress(tx, commit, Page((), ()), counts)
+    _progress(tx, commit, counts)
     return counts
 
 
@@ -153,6 +158,17 @@ class _Writer:
         self.updated += not is_deleted
         op = _RESTORE if self._restores else _CREATE if is_deleted else _UPDATE
         self._changes.append((key, version, op, digest, payload, head_id))
+
+    def leave_out(self, look: Look) -> int:
+        """How many of the new and changed records are not written after all; those that are known stay as they were."""
+        fresh = [(change[0], change[4]) for change in self._changes if change[4] is not None]
+        refused = {reject.key for reject in look(fresh)} if fresh else frozenset()
+        if refused:
+            for _, _, op, *_ in [change for change in self._changes if change[0] in refused]:
+                self.added -= op == _CREATE
+                self.updated -= op == _UPDATE
+            self._changes = [change for change in self._changes if change[0] not in refused]
+        return len(refused)
 
     def delete(self, key: str) -> None:
         known = self._known.get(key)
@@ -230,7 +246,7 @@ def _mark_seen(tx: Tx, commit: PageCommit, ids: list[int]) -> None:
     )
 
 
-def _progress(tx: Tx, commit: PageCommit, page: Page, counts: Counts) -> None:
+def _progress(tx: Tx, commit: PageCommit, counts: Counts) -> None:
     tx.execute(
         "UPDATE run SET added = added + :added, updated = updated + :updated, unchanged = unchanged + :unchanged,"
         " deleted = deleted + :deleted, rejected = rejected + :rejected, pages = pages + 1, step = 'store',"
@@ -247,13 +263,6 @@ def _progress(tx: Tx, commit: PageCommit, page: Page, counts: Counts) -> None:
     )
     if counts.added != counts.deleted:
         _count_records(tx, commit.entity_id, counts.added - counts.deleted)
-    tx.executemany(
-        "INSERT INTO reject (run_id, entity_id, key, payload, violations, at) VALUES (?, ?, ?, ?, ?, ?)",
-        [
-            (commit.run_id, commit.entity_id, r.key, r.payload, json.dumps(r.violations), commit.at)
-            for r in page.rejects
-        ],
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,21 +276,28 @@ class Sweep:
 def unseen(tx: Tx, run_id: int, entity_id: int) -> Sweep:
     """How many live records of the entity the full run has not seen."""
     known = tx.value("SELECT count(*) FROM head WHERE entity_id = :e AND deleted = 0", e=entity_id)
-    gone = tx.value(f"SELECT count(*) {_UNSEEN[tx.dialect]}", e=entity_id, r=run_id)
+    ((gone,),) = _of_unseen(tx, "count(*)", run_id, entity_id)
     return Sweep(int(gone), int(known))
 
 
-def has_rejects(tx: Tx, run_id: int, entity_id: int) -> bool:
-    """Whether the run met records of the entity that it could not take."""
-    sql = "SELECT 1 FROM reject WHERE run_id = :r AND entity_id = :e LIMIT 1"
-    return tx.value(sql, r=run_id, e=entity_id) is not None
+def _of_unseen(tx: Tx, what: str, run_id: int, entity_id: int) -> list[Row]:
+    """PostgreSQL guesses how many marks there are. Taken for few, each was compared with each record: a quarter of an hour."""
+    _set_planner(tx, "off")
+    rows = tx.all(f"SELECT {what} {_UNSEEN[tx.dialect]}", e=entity_id, r=run_id)
+    _set_planner(tx, "on")
+    return rows
+
+
+def _set_planner(tx: Tx, flag: str) -> None:
+    """For this transaction. Without loops it thinks the query costly, and would compile it, which takes longer than it does."""
+    if tx.dialect == "postgresql":
+        tx.execute("SELECT set_config('enable_nestloop', :flag, true), set_config('jit', :flag, true)", {"flag": flag})
 
 
 def sweep(tx: Tx, commit: PageCommit) -> int:
     """Mark as deleted what the complete full run has not seen; returns how many. Forgets the marks."""
     fence(tx, commit.run_id, commit.fence)
-    rows = tx.all(f"SELECT h.key {_UNSEEN[tx.dialect]}", e=commit.entity_id, r=commit.run_id)
-    keys = [row[0] for row in rows]
+    keys = [str(row[0]) for row in _of_unseen(tx, "h.key", commit.run_id, commit.entity_id)]
     writer = _Writer(commit, _heads(tx, commit.entity_id, keys))
     for key in keys:
         writer.delete(key)

@@ -93,7 +93,7 @@ def events_after(tx: Tx, position: int, limit: int) -> list[LifecycleEvent]:
 
 @dataclass(frozen=True, slots=True)
 class OperatorRequest:
-    """`kind` is sync, cancel-sync, rollback, erase, purge, reconcile, retry-delivery, cancel-delivery, suspend, resume or
+    """`kind` is sync, cancel-sync, replay, rollback, erase, purge, reconcile, retry-delivery, cancel-delivery, suspend, resume or
     approve."""
 
     id: int
@@ -219,35 +219,3 @@ def approve(tx: Tx, digest: str, by: str, at: str) -> None:
 
 def approvals(tx: Tx) -> frozenset[str]:
     return frozenset(d for (d,) in tx.all("SELECT digest FROM approval"))
-
-
-def drop_old(tx: Tx, logs_before: str, runs_before: str, events_before: str, limit: int = 5000) -> int:
-    """Retention in bounded bites: finished history older than kept. Returns how much went; call until nothing does.
-
-    Events that were not routed yet stay, and so does a delivery as long as one that repeats it is kept.
-    """
-    routed = int(tx.value("SELECT position FROM route_cursor WHERE name = 'lifecycle'") or 0)
-    repeated = "id NOT IN (SELECT retry_of FROM delivery WHERE retry_of IS NOT NULL)"
-    bites = (
-        ("log", f"id < {_first_kept(tx, 'log', logs_before)}", logs_before),
-        ("reject", "run_id IN (SELECT id FROM run WHERE state = 'done' AND finished_at < :t)", runs_before),
-        ("run", f"state = 'done' AND finished_at < :t AND {_WITHOUT_REJECTS}", runs_before),
-        ("delivery", f"finished_at < :t AND {repeated}", events_before),
-        ("event", f"id < {_first_kept(tx, 'event', events_before)} AND id <= {routed}", events_before),
-        ("request", "handled_at < :t", events_before),
-    )
-    gone = sum(
-        tx.rowcount(f"DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE {where} LIMIT :n)", t=before, n=limit)
-        for t, where, before in bites
-    )
-    tx.execute("DELETE FROM uptime WHERE day < :d", {"d": events_before[:10]})
-    return gone
-
-
-_WITHOUT_REJECTS = "NOT EXISTS (SELECT 1 FROM reject WHERE reject.run_id = run.id)"
-
-
-def _first_kept(tx: Tx, table: str, before: str) -> int:
-    """These tables grow in order of time: reading stops at the first row that is young enough."""
-    first = tx.value(f"SELECT id FROM {table} WHERE at >= :t ORDER BY id LIMIT 1", t=before)
-    return int(first if first is not None else tx.value(f"SELECT coalesce(max(id), 0) + 1 FROM {table}"))

@@ -8,7 +8,6 @@ what else has to stop meanwhile is decided in `control`, the loop is in `sync`.
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from reconciler.model.record import Scope
 from reconciler.store import dataset, history, runs
@@ -79,23 +78,8 @@ def restore_next(tx: Tx, run: Run, place: Place, at: str) -> Place | None:
         at=at,
     )
     dataset.restore_page(tx, commit, wanted)
-    _keep_place(tx, run, place, upto, len(wanted))
+    runs.keep_place(tx, run, place.entity_id, None if upto is None else {"behind": upto}, len(wanted))
     return Place(place.entity_id, upto, place.is_silent, place.pages + 1) if upto is not None else None
-
-
-def _keep_place(tx: Tx, run: Run, place: Place, upto: str | None, records: int) -> None:
-    params: dict[str, Any] = {
-        "state": "complete" if upto is None else "reading",
-        "position": None if upto is None else json.dumps({"behind": upto}),
-        "n": records,
-        "r": run.id,
-        "e": place.entity_id,
-    }
-    tx.execute(
-        "UPDATE run_entity SET state = :state, position = :position, pages = pages + 1, records = records + :n"
-        " WHERE run_id = :r AND entity_id = :e",
-        params,
-    )
 
 
 def _target(run: Run) -> int:

@@ -10,6 +10,8 @@ from reconciler.model.record import Counts, Page, RunResult, Scope
 from reconciler.store.database import Row, Tx
 from reconciler.store.dataset import close_version, forget_seen
 
+REPLAY = "replay"
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -36,16 +38,29 @@ class Run:
     dataset_version: int | None
     restores: int | None = None
     """The dataset version that it brings back: a rollback. None for a sync."""
+    accepts_schema: bool = False
+
+    @property
+    def is_replay(self) -> bool:
+        """Tries rejected records again: asks the connector, but not the remote."""
+        return self.cause == REPLAY
+
+    @property
+    def is_sync(self) -> bool:
+        return self.restores is None and not self.is_replay
 
     @property
     def title(self) -> str:
         """What logs call it."""
-        return "sync" if self.restores is None else f"rollback to version {self.restores}"
+        if self.restores is not None:
+            return f"rollback to version {self.restores}"
+        return "replay of rejects" if self.is_replay else "sync"
 
     @property
     def told(self) -> dict[str, Any]:
         """What logs say of its end."""
-        return {**({"scope": self.scope} if self.restores is None else {}), **self.counts.told}
+        rejected = {"rejected": self.counts.rejected} if self.counts.rejected else {}
+        return {**({"scope": self.scope} if self.is_sync else {}), **self.counts.told, **rejected}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,7 @@ class EntityProgress:
     pages: int
     reason: str = ""
     error: str = ""
+    shape: str = ""
 
 
 def _run(row: Row) -> Run:
@@ -91,6 +107,7 @@ def _run(row: Row) -> Run:
         finished_at=row["finished_at"],
         dataset_version=row["dataset_version"],
         restores=row["restores"],
+        accepts_schema=bool(row["accepts_schema"]),
     )
 
 
@@ -105,13 +122,15 @@ class NewRun:
     since: str | None = None
     allow_deletes: bool = False
     restores: int | None = None
+    accepts_schema: bool = False
 
 
 def create(tx: Tx, new: NewRun, at: str) -> Run:
     """A due run."""
     row = tx.one(
-        "INSERT INTO run (public_id, integration_id, scope, cause, entities, since, allow_deletes, restores, state,"
-        " requested_at) VALUES (:public, :i, :scope, :cause, :entities, :since, :allow, :restores, 'due', :at)"
+        "INSERT INTO run (public_id, integration_id, scope, cause, entities, since, allow_deletes, restores,"
+        " accepts_schema, state, requested_at)"
+        " VALUES (:public, :i, :scope, :cause, :entities, :since, :allow, :restores, :accepts, 'due', :at)"
         " RETURNING *",
         public=new_id("run"),
         i=new.integration_id,
@@ -121,6 +140,7 @@ def create(tx: Tx, new: NewRun, at: str) -> Run:
         since=new.since,
         allow=int(new.allow_deletes),
         restores=new.restores,
+        accepts=int(new.accepts_schema),
         at=at,
     )
     assert row is not None  # noqa: S101 - an INSERT with RETURNING gives its row
@@ -258,7 +278,13 @@ def open_entity(tx: Tx, run: Run, name: str, is_silent_first: bool) -> EntityPro
         pages=row["pages"],
         reason=row["reason"],
         error=row["error"],
+        shape=entity["shape"],
     )
+
+
+def set_shape(tx: Tx, entity_id: int, shape: str) -> None:
+    """What the entity's records look like, as `sync` writes it down."""
+    tx.execute("UPDATE entity SET shape = :s WHERE id = :e", {"s": shape, "e": entity_id})
 
 
 def advance_entity(
@@ -332,6 +358,21 @@ def fail_entity(tx: Tx, run_id: int, entity_id: int, state: str, reason: str, er
     tx.execute(
         "UPDATE run_entity SET state = :s, reason = :reason, error = :error WHERE run_id = :r AND entity_id = :e",
         {"s": state, "reason": reason, "error": error, "r": run_id, "e": entity_id},
+    )
+
+
+def keep_place(tx: Tx, run: Run, entity_id: int, position: Mapping[str, Any] | None, records: int) -> None:
+    """Where a run that reads our own store goes on in this entity; None where it is done."""
+    tx.execute(
+        "UPDATE run_entity SET state = :state, position = :position, pages = pages + 1, records = records + :n"
+        " WHERE run_id = :r AND entity_id = :e",
+        {
+            "state": "complete" if position is None else "reading",
+            "position": None if position is None else json.dumps(dict(position)),
+            "n": records,
+            "r": run.id,
+            "e": entity_id,
+        },
     )
 
 

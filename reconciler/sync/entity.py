@@ -5,27 +5,30 @@ resume from and the run's counts are one transaction, so a killed process loses 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import Reason
-from reconciler.model.record import LogLevel, Page, ReadRequest, Scope, Step
+from reconciler.model.manifest import Sync
+from reconciler.model.record import LogLevel, Page, ReadRequest, Reject, Scope, Step
 from reconciler.sdk.contract import Deletes, Entity
 from reconciler.sdk.errors import RejectedError, TransientError
 from reconciler.sdk.live import Journal, Live
-from reconciler.store import dataset, jobs, runs
+from reconciler.store import dataset, jobs, rejects, runs
 from reconciler.store.database import Database, Tx
 from reconciler.store.dataset import PageCommit
 from reconciler.store.runs import EntityProgress, Run
 from reconciler.sync.fields import field_filter
 from reconciler.sync.guards import PageGuard
+from reconciler.sync.schema import SchemaFrozenError, SchemaWatch, named, watch
 
 PAGE_DEADLINE = timedelta(minutes=5)
 SWEEP_SHARE = 0.2
 SWEEP_LEAST = 10
+MOST_TOLD = 20
 
 
 class SweepRefusedError(Exception):
@@ -66,6 +69,10 @@ class Reading:
     page_deadline: timedelta = PAGE_DEADLINE
 
     @property
+    def sync(self) -> Sync:
+        return self.live.manifest.spec.sync
+
+    @property
     def reads_everything(self) -> bool:
         return self.run.scope is Scope.FULL or self.entity.cursor is None
 
@@ -90,7 +97,7 @@ def request_of(reading: Reading, progress: EntityProgress) -> ReadRequest:
         started_at=run.started_at or run.requested_at,
         since=since,
         resume=progress.position,
-        page_size=reading.live.manifest.spec.sync.page_size,
+        page_size=reading.sync.page_size,
         # what sweeps has to see every record: "not modified" would look like "all gone"
         validators={} if is_full or run.since is not None or reading.is_sweeping else progress.validators,
     )
@@ -99,10 +106,11 @@ def request_of(reading: Reading, progress: EntityProgress) -> ReadRequest:
 async def read_entity(reading: Reading, progress: EntityProgress) -> EntityProgress:
     """Read from where `progress` stands to the remote's own end; returns the progress then.
 
-    Raises what the connector raises, FencedError when the run may not go on, LaneWantedError, SweepRefusedError. The
-    progress made until then is stored: a further call with fresh progress goes on.
+    Raises what the connector raises, FencedError when the run may not go on, LaneWantedError, SweepRefusedError,
+    SchemaFrozenError. The progress made until then is stored: a further call with fresh progress goes on.
     """
-    guard, apply = PageGuard(), field_filter(reading.live.manifest.spec.sync.fields, reading.entity)
+    guard, apply = PageGuard(), field_filter(reading.sync.fields, reading.entity)
+    watching = watch(reading.sync.schema_, progress.shape, reading.sync.fields, accepts=reading.run.accepts_schema)
     pages = reading.live.connector.read(reading.entity, request_of(reading, progress))
     seen = dict(progress.seen)
     number = progress.pages
@@ -113,14 +121,14 @@ async def read_entity(reading: Reading, progress: EntityProgress) -> EntityProgr
             following = _fetch(reading, pages)
             _raise_watermark(reading, seen, page)
             number += 1
-            is_wanted = await _commit(reading, progress, apply(page) if apply else page, seen, number)
+            is_wanted = await _commit(reading, progress, watching, apply(page) if apply else page, seen, number)
             if is_wanted:
                 raise LaneWantedError
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await _close(pages)
-    await _complete(reading, progress, seen, number)
+    await _complete(reading, progress, watching, seen, number)
     return replace(progress, seen=seen, pages=number, state="complete")
 
 
@@ -155,18 +163,58 @@ def _raise_watermark(reading: Reading, seen: dict[str, str], page: Page) -> None
     seen[page.partition] = max(seen.get(page.partition, ""), bounded)
 
 
-async def _commit(reading: Reading, progress: EntityProgress, page: Page, seen: Mapping[str, str], number: int) -> bool:
-    """Whether somebody waits for our lane, and we could go on from here later."""
-    commit = _page_commit(reading, progress, number)
+async def _commit(
+    reading: Reading, progress: EntityProgress, watching: SchemaWatch, page: Page, seen: Mapping[str, str], number: int
+) -> bool:
+    """Whether somebody waits for our lane, and we could go on from here later. Raises SchemaFrozenError."""
+    commit = page_commit(reading, progress, number)
     key, now = str(reading.live.integration_id), reading.clock.now()
 
-    def store(tx: Tx) -> bool:
-        dataset.commit_page(tx, commit, page)
-        runs.advance_entity(tx, reading.run, progress, page, seen, reading.entity.ordered)
-        return page.position is not None and jobs.is_due(tx, "reconcile", key, now)
+    def store(tx: Tx) -> tuple[bool, Sequence[Reject]]:
+        refused: list[Reject] = []
 
-    is_wanted = await reading.database.write(store, guarded=True)
-    for reject in page.rejects:
+        def look(fresh: Sequence[tuple[str, bytes]]) -> Sequence[Reject]:
+            refused.extend(watching.look(fresh))
+            return refused
+
+        watching.begin()
+        dataset.commit_page(tx, commit, page, look)
+        rejects.forget_taken(tx, commit.entity_id, (*page.keys, *page.deleted))
+        if page.rejects or refused:
+            rejects.keep(tx, commit, page.partition, (*page.rejects, *refused))
+        keep_schema(tx, reading, watching, commit)
+        runs.advance_entity(tx, reading.run, progress, page, seen, reading.entity.ordered)
+        is_wanted = page.position is not None and jobs.is_due(tx, "reconcile", key, now)
+        return is_wanted, (*page.rejects, *refused)
+
+    try:
+        is_wanted, found = await reading.database.write(store, guarded=True)
+    except SchemaFrozenError:
+        await reading.database.write(lambda tx: keep_schema(tx, reading, watching, commit))
+        tell_schema(reading, watching)
+        raise
+    tell_schema(reading, watching)
+    _tell_rejects(reading, found)
+    return is_wanted
+
+
+def keep_schema(tx: Tx, reading: Reading, watching: SchemaWatch, commit: PageCommit) -> None:
+    told = {"run": reading.run.public_id, "entity": reading.entity.name}
+    watching.keep(tx, commit.integration_id, commit.entity_id, commit.at, told)
+
+
+def tell_schema(reading: Reading, watching: SchemaWatch) -> None:
+    """To the log, once it is stored."""
+    if watching.news:
+        level = LogLevel.INFO if watching.policy == "evolve" else LogLevel.WARN
+        message = f"schema changed: {named(watching.news)}"
+        reading.journal(reading.live.integration_id, level, message, entity=reading.entity.name, policy=watching.policy)
+    watching.adopt()
+
+
+def _tell_rejects(reading: Reading, found: Sequence[Reject]) -> None:
+    """A few of a page, and how many more."""
+    for reject in found[:MOST_TOLD]:
         reading.journal(
             reading.live.integration_id,
             LogLevel.WARN,
@@ -178,10 +226,12 @@ async def _commit(reading: Reading, progress: EntityProgress, page: Page, seen: 
             expected_type=reject.expected_type,
             received_type=reject.received_type,
         )
-    return is_wanted
+    if len(found) > MOST_TOLD:
+        more = f"{len(found) - MOST_TOLD} more records of the page rejected; see: reconciler rejects {reading.live.ref}"
+        reading.journal(reading.live.integration_id, LogLevel.WARN, more, entity=reading.entity.name)
 
 
-def _page_commit(reading: Reading, progress: EntityProgress, number: int) -> PageCommit:
+def page_commit(reading: Reading, progress: EntityProgress, number: int) -> PageCommit:
     return PageCommit(
         run_id=reading.run.id,
         fence=reading.run.fence,
@@ -194,16 +244,21 @@ def _page_commit(reading: Reading, progress: EntityProgress, number: int) -> Pag
     )
 
 
-async def _complete(reading: Reading, progress: EntityProgress, seen: Mapping[str, str], number: int) -> None:
-    commit = _page_commit(reading, progress, number + 1)
+async def _complete(
+    reading: Reading, progress: EntityProgress, watching: SchemaWatch, seen: Mapping[str, str], number: int
+) -> None:
+    commit = page_commit(reading, progress, number + 1)
 
     def close(tx: Tx) -> bool:
         """Whether records were rejected: a read that could not tell who they are has not seen that others are gone."""
         wants_sweep = reading.is_sweeping and not progress.is_first
-        has_rejects = wants_sweep and dataset.has_rejects(tx, commit.run_id, commit.entity_id)
+        has_rejects = wants_sweep and rejects.has_nameless(tx, commit.run_id, commit.entity_id)
         if wants_sweep and not has_rejects:
             _sweep(tx, reading, commit)
         dataset.fence(tx, commit.run_id, commit.fence)
+        if reading.run.scope is Scope.FULL or reading.is_sweeping:  # anything else may hear "not modified"
+            rejects.forget_unmet(tx, commit.run_id, commit.entity_id)
+        watching.settle(tx, commit.entity_id, is_whole=progress.is_first or reading.reads_everything)
         runs.complete_entity(tx, reading.run, progress, seen, commit.at)
         runs.set_step(tx, reading.run.id, Step.VERSION)
         return has_rejects

@@ -1,6 +1,6 @@
 """`sync.fields`: what is left out or masked before anything is stored. Key and cursor always stay readable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,16 +16,28 @@ _ENCODER = msgspec.json.Encoder(order="sorted")
 
 def field_filter(fields: Fields, entity: Entity) -> Callable[[Page], Page] | None:
     """A function over pages, or None where nothing is filtered: the common case costs nothing."""
-    kept = [k for k in (entity.key, entity.cursor) if k]
-    include = tuple(p.split(".") for p in (*fields.include, *kept)) if fields.include else ()
+    apply = record_filter(fields, [k for k in (entity.key, entity.cursor) if k])
+    if apply is None:
+        return None
+    return lambda page: replace(
+        page,
+        payloads=tuple(apply(p) for p in page.payloads),
+        rejects=tuple(replace(r, payload=filtered_reject(apply, r.payload)) for r in page.rejects),
+    )
+
+
+def record_filter(fields: Fields, kept: Sequence[str]) -> Callable[[bytes], bytes] | None:
+    """A function over records. `kept` are the paths of key and cursor: their texts and numbers stay, whatever is asked."""
+    include = tuple(p.split(".") for p in fields.include)
     exclude = tuple(p.split(".") for p in fields.exclude if p not in kept)
     mask = tuple(p.split(".") for p in fields.mask if p not in kept)
     if not (include or exclude or mask):
         return None
+    heads = tuple(k.split(".") for k in kept)
 
     def apply(payload: bytes) -> bytes:
         record = msgspec.json.decode(payload)
-        safe = _only(record, tuple(k.split(".") for k in kept))
+        safe = _only(record, tuple(path for path in heads if _is_plain(record, path)))
         if include:
             record = _only(record, include)
         for path in exclude:
@@ -34,11 +46,22 @@ def field_filter(fields: Fields, entity: Entity) -> Callable[[Page], Page] | Non
             _mask(record, path)
         return _ENCODER.encode(_merged(record, safe))
 
-    return lambda page: replace(
-        page,
-        payloads=tuple(apply(p) for p in page.payloads),
-        rejects=tuple(replace(r, payload=b"{}") for r in page.rejects),
-    )
+    return apply
+
+
+def filtered_reject(apply: Callable[[bytes], bytes], payload: bytes) -> bytes:
+    """What cannot be read cannot be filtered, and is not kept."""
+    try:
+        return apply(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return b"{}"
+
+
+def _is_plain(record: Any, path: list[str]) -> bool:
+    """Not an object or a list where a key or a cursor should be: a field that is left out may stand inside."""
+    for step in path:
+        record = record.get(step) if isinstance(record, dict) else None
+    return not isinstance(record, dict | list)
 
 
 def _merged(record: Any, safe: Any) -> Any:

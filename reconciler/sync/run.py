@@ -21,7 +21,7 @@ from reconciler.model.record import LogLevel, RunResult, Scope, Step
 from reconciler.sdk.contract import Counts, Entity
 from reconciler.sdk.errors import ConnectorError, TransientError, place_of
 from reconciler.sdk.live import Connections, Journal, Live, NotConnectableError, current_run
-from reconciler.store import conditions, integrations, jobs, journal, rollback, runs
+from reconciler.store import conditions, integrations, jobs, journal, rejects, rollback, runs
 from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.dataset import FencedError
@@ -29,7 +29,9 @@ from reconciler.store.errors import StoreError
 from reconciler.store.history import NotKeptError
 from reconciler.store.runs import EntityProgress, Lineage, Run
 from reconciler.sync.entity import LaneWantedError, Reading, SweepRefusedError, read_entity, request_of
+from reconciler.sync.replay import replay_entity
 from reconciler.sync.rollback import restore
+from reconciler.sync.schema import SchemaFrozenError
 
 MAX_RETRIES = 5
 LONGEST_WAIT = timedelta(seconds=30)
@@ -191,8 +193,13 @@ class Syncer:
 
     async def _read(self, run: Run, live: Live) -> list[EntityResult]:
         entities = _chosen(run, live)
-        await self._estimate(run, live, entities)
+        if not run.is_replay:
+            await self._estimate(run, live, entities)
         await self._database.write(lambda tx: runs.set_step(tx, run.id, Step.FETCH))
+        if run.is_replay:
+            return [
+                await self._replay(Reading(self._database, self._clock, self._journal, live, run, e)) for e in entities
+            ]
         skew = await self._skew(run)
         results = []
         for entity in entities:
@@ -201,6 +208,12 @@ class Syncer:
             if results[-1].reason is Reason.AUTHENTICATION_FAILED:
                 break
         return results
+
+    async def _replay(self, reading: Reading) -> EntityResult:
+        progress = await self._open(reading)
+        if progress.state not in ENDED:
+            await replay_entity(reading, progress)
+        return EntityResult(reading.entity.name, "complete")
 
     async def _skew(self, run: Run) -> timedelta:
         row = await self._database.read(lambda tx: integrations.get(tx, run.integration_id))
@@ -255,13 +268,30 @@ class Syncer:
             return error
         except SweepRefusedError as error:
             return await self._fail(reading, progress, "partial", Reason.PRUNE_BLOCKED, str(error))
+        except SchemaFrozenError as error:
+            message = f"the schema is frozen, but {error}; if this is right: {_accepting(reading)}"
+            return await self._fail(reading, progress, "failed", Reason.SCHEMA_CHANGED, message)
         except ConnectorError as error:
             return await self._fail(reading, progress, "failed", error.why, error.message, **error.detail)
         except (FencedError, LaneWantedError, StoreError):
             raise
         except Exception as error:  # noqa: BLE001 - a connector's own fault ends this entity, not the run of all others
             return await self._broken(reading, progress, error)
-        return EntityResult(reading.entity.name, "complete")
+        return await self._refused(reading, progress) or EntityResult(reading.entity.name, "complete")
+
+    async def _refused(self, reading: Reading, progress: EntityProgress) -> EntityResult | None:
+        """What `schema: reject` left out makes the run partial."""
+        if reading.sync.schema_ != "reject":
+            return None
+        count, first = await self._database.read(lambda tx: rejects.misfits(tx, reading.run.id, progress.entity_id))
+        if not count:
+            return None
+        ref, some = reading.live.ref, "1 record does" if count == 1 else f"{count} records do"
+        message = (
+            f"{some} not fit the schema ({first}): reconciler rejects {ref}; if this is right: {_accepting(reading)},"
+            f" then: reconciler rejects {ref} replay --accept-schema"
+        )
+        return await self._fail(reading, progress, "partial", Reason.SCHEMA_CHANGED, message)
 
     async def _broken(self, reading: Reading, progress: EntityProgress, error: Exception) -> EntityResult:
         message = self._fault(reading.live, error, entity=reading.entity.name)
@@ -345,6 +375,10 @@ class Syncer:
         return Outcome()
 
 
+def _accepting(reading: Reading) -> str:
+    return f"reconciler sync {reading.live.ref} --accept-schema"
+
+
 def _got_on(error: TransientError) -> bool:
     """Whether pages before this error were new ones: a remote that repeats itself, or starts anew, brings no new ones."""
     return error.why is not Reason.PROTOCOL_ERROR and not error.detail.get("restart")
@@ -356,7 +390,7 @@ def _chosen(run: Run, live: Live) -> list[Entity]:
     if live.manifest.spec.sync_direction == "outbound":
         raise NothingToReadError("sync_direction is outbound: nothing is read")
     unknown = sorted(set(run.entities or ()) - {e.name for e in offered})
-    if unknown:
+    if unknown and not run.is_replay:
         there = ", ".join(e.name for e in offered) or "none"
         raise NothingToReadError(f"no entity {', '.join(unknown)}; {live.connector.type} has: {there}")
     chosen = _usual(live) if run.entities is None else [e for e in offered if e.name in run.entities]
@@ -376,13 +410,15 @@ def _usual(live: Live) -> list[Entity]:
 
 def _is_whole(run: Run, live: Live) -> bool:
     """Whether the result speaks for the integration: a person may have chosen only a part of it."""
+    if run.is_replay:
+        return False
     return run.entities is None or {e.name for e in _usual(live)} <= set(run.entities)
 
 
 def _after(tx: Tx, run: Run, result: RunResult, reason: Reason, error: str, at: str, *, is_whole: bool) -> None:
     """What a finished run says of its integration: freshness, an event, and a reconcile where the credential failed."""
     row = integrations.get(tx, run.integration_id)
-    if row is None or result is RunResult.CANCELLED or run.restores is not None:
+    if row is None or result is RunResult.CANCELLED or not run.is_sync:
         return
     is_good = result is RunResult.SUCCESS
     truth = Truth.TRUE if is_good else Truth.FALSE

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.model.record import Page, RunResult, Scope
-from reconciler.store import dataset, erasure, history, rollback, runs
+from reconciler.store import dataset, erasure, history, retention, rollback, runs
 from reconciler.store.database import Backend, Tx
 from reconciler.store.dataset import PageCommit
 from reconciler.store.history import Cut, NotKeptError
 from reconciler.store.migrations import apply, migrations
+from reconciler.store.retention import Tenants
 from reconciler.store.runs import Lineage, NewRun, Run
 
 ENTITIES = ("people", "tickets")
@@ -49,6 +50,7 @@ class Past:
     moments: dict[str, Records] = field(default_factory=dict)
     fence: int = 0
     seconds: int = 0
+    oldest: int = 1
 
     def at(self) -> str:
         self.seconds += 1
@@ -115,6 +117,20 @@ class Past:
             for entity in ENTITIES:
                 state.pop((entity, key), None)
 
+    def retain(self, keep: int, bite: int, routed: float) -> None:
+        """At most so many versions, first while events are still to be made of a part of the log."""
+        i = self.integration_id
+        (row,) = self.tx.all("SELECT seq, routed_seq FROM integration WHERE id = :i", i=i)
+        seq, already = row
+        for position in (max(already, int(seq * routed)), seq):
+            self.tx.execute("UPDATE integration SET routed_seq = :r WHERE id = :i", {"r": position, "i": i})
+            for one in retention.surplus(self.tx, Tenants(), keep, None):
+                while one.integration_id == i and retention.cut_versions(self.tx, one, bite):
+                    pass
+            unrouted = [v for v in dataset.log_after(self.tx, i, position, 1000) if v.prev is not None]
+            assert all(self.tx.value("SELECT 1 FROM version WHERE number = :n", n=v.prev) for v in unrouted)
+        self.oldest = max(self.oldest, len(self.versions) - keep + 1)
+
     def read(self, cut: Cut, limit: int) -> Records:
         found: Records = {}
         for entity in history.entities(self.tx, self.integration_id):
@@ -168,7 +184,7 @@ def _happen(past: Past, steps: list[tuple[str, Any]]) -> None:
         elif kind == "erase":
             past.erase(what)
         elif past.versions:
-            past.roll_back(what[0] % len(past.versions) + 1, what[1])
+            past.roll_back(past.oldest + what[0] % (len(past.versions) + 1 - past.oldest), what[1])
 
 
 @settings(
@@ -188,6 +204,34 @@ def test_every_cut_shows_what_a_plain_model_remembers(tx: Tx, steps: list[tuple[
     assert [past.read(cut, limit) for cut in cuts] == states
     counted = {e.name: e.records for e in history.entities(tx, past.integration_id)}
     assert counted == {e: sum(1 for name, _ in past.now if name == e) for e in counted}
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(st.lists(_STEP, max_size=8), st.lists(_STEP, max_size=4), st.integers(1, 4), st.integers(1, 3), st.floats(0, 1))
+def test_what_retention_keeps_is_as_it_was(
+    tx: Tx, steps: list[tuple[str, Any]], more: list[tuple[str, Any]], keep: int, bite: int, routed: float
+) -> None:
+    past = _past(tx)
+    i = past.integration_id
+    for happened in (steps, more):
+        _happen(past, happened)
+        past.retain(keep, bite, routed)
+        kept = range(past.oldest, len(past.versions) + 1)
+        assert [v.number for v in reversed(history.versions(tx, i, 100))] == [*kept]
+        for number in kept:
+            assert past.read(history.at_version(tx, i, number), 2) == past.versions[number - 1]
+        assert past.read(history.at_present(tx, i, past.at()), 2) == past.now
+        if past.oldest > 1:
+            first = history.version(tx, i, past.oldest)
+            in_force = "SELECT count(*) FROM version WHERE number > :base AND number <= :last AND op <> 3"
+            assert tx.value(in_force, base=i << dataset.SHIFT, last=first.last_number) == len(
+                past.versions[past.oldest - 1]
+            )
+            for at, state in past.moments.items():
+                if at >= first.at:
+                    assert past.read(history.at_moment(tx, i, at), 2) == state
 
 
 @settings(

@@ -14,12 +14,12 @@ SERVICENOW = {"type": "servicenow", "config": {"instance_url": "https://x.exampl
 
 
 def _params(type_name: str = "servicenow", tree: dict[str, Any] | None = None, **typed: Any) -> dict[str, Any]:
-    args = {"scope": None, "entities": None, "since": None, "allow_deletes": False} | typed
+    args = {"scope": None, "entities": None, "since": None, "allow_deletes": False, "accept_schema": False} | typed
     return sync_params(Namespace(**args), type_name, SERVICENOW if tree is None else tree, NOW)
 
 
 def test_nothing_typed_is_an_incremental_sync_as_the_manifest_says() -> None:
-    assert _params() == {"scope": "incremental", "allow_deletes": False}
+    assert _params() == {"scope": "incremental", "allow_deletes": False, "accept_schema": False}
 
 
 def test_everything_typed() -> None:
@@ -27,6 +27,7 @@ def test_everything_typed() -> None:
     assert typed == {
         "scope": "delta",
         "allow_deletes": True,
+        "accept_schema": False,
         "entities": ["incidents", "changes"],
         "since": "2030-01-31T10:00:00.000000Z",
     }

@@ -11,7 +11,7 @@ from reconciler.model.finding import Severity
 from tests.unit.desired.manifest_kit import MemorySnapshot, TinyRegistry, check, desk, lines, snapshot
 
 NEVER = "nothing would ever be delivered"
-ALL = "there are: integration.*, people.*, sync.*, ticket.*"
+ALL = "there are: integration.*, people.*, schema.*, sync.*, ticket.*"
 BELL = desk("b", "default", type="bell", auth="", config="")  # reads nothing
 TOLD = "a.yaml:8:58: unknown-event: "
 
@@ -61,7 +61,7 @@ def test_a_mistyped_event_of_integrations_is_warned_of_even_in_a_file_alone() ->
 def test_entities_that_are_not_read_produce_nothing() -> None:
     (found,) = told("ticket.created", b=desk("b", sync="{entities: [people]}"))
     assert found.endswith(
-        "produces ticket.created: nothing would ever be delivered (there are: integration.*, people.*, sync.*)"
+        "produces ticket.created: nothing would ever be delivered (there are: integration.*, people.*, schema.*, sync.*)"
     )
     assert TOLD in told("ticket.created", b=desk("b", sync_direction="outbound"))[0]
 

@@ -1,7 +1,7 @@
 """REST connectors by declaration, against a remote in memory that keeps its records and pages for real."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, ClassVar, cast
@@ -12,11 +12,11 @@ import pytest
 
 from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.model.event import Message
-from reconciler.model.record import Page, ReadRequest, Scope
+from reconciler.model.record import Page, Position, ReadRequest, Scope
 from reconciler.model.secret import Secret
 from reconciler.sdk.answer import HttpAnswer
 from reconciler.sdk.auth import Authenticator, Grant, Granted, bearer
-from reconciler.sdk.contract import Entity, NoAuth, Probe, Room, Settings
+from reconciler.sdk.contract import Answer, Entity, NoAuth, Probe, Room, Settings
 from reconciler.sdk.errors import AmbiguousError, ForbiddenError, RejectedError, TransientError, UnauthorizedError
 from reconciler.sdk.paging import LinkHeader, NextToken, Offset, PageNumber, Pager, SinglePage
 from reconciler.sdk.rest import Partition, RestChannel, RestConnector, RestEntity, epoch, skew_of
@@ -166,6 +166,31 @@ async def test_one_forbidden_listing_is_told_and_the_others_are_read() -> None:
     with pytest.raises(ForbiddenError, match="/b/items was answered 403"):
         await read()
     assert keys(seen) == ["/v2/a/items", "/v2/c/items"]
+
+
+def test_a_kept_reject_is_cut_anew_as_if_it_were_an_answer() -> None:
+    """Under today's declaration: another key field, a flag for deletion, a record that is not wanted any more."""
+
+    class Prefixed(Shop):
+        def cut(self, entity: RestEntity, answer: Answer, at: Position | None, partition: Partition) -> Any:
+            page, following = super().cut(entity, answer, at, partition)
+            return replace(page, keys=tuple(f"{partition.name}:{k}" for k in page.keys)), following
+
+    connector, remote = shop(lambda path, query: as_json({}), Prefixed)
+    what = entity(
+        key="new.id", records="data.items", pager=NextToken("next"), also=("gone",), is_deleted=lambda get: get("gone")
+    )
+    taken = connector.retake(what, b'{"new": {"id": 7}, "gone": false}', "", "east")
+    assert (taken.keys, taken.payloads, taken.partition) == (
+        ("east:7",),
+        (b'{"new": {"id": 7}, "gone": false}',),
+        "east",
+    )
+    assert connector.retake(what, b'{"new": {"id": 7}, "gone": true}', "", "").deleted == ("7",)
+    (left,) = connector.retake(what, b'{"new": {}}', "", "").rejects
+    assert left.violations == ("new.id: expected a string or an integer, received null",)
+    assert connector.retake(what, b"{}", "known", "east").keys == ("known",)
+    assert not remote.asked
 
 
 async def test_records_without_a_key_are_rejected_and_the_rest_is_taken() -> None:
