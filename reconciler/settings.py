@@ -101,10 +101,14 @@ def default_state_dir(env: Mapping[str, str]) -> Path:
     return Path(base) / "reconciler"
 
 
+Role = Literal["all", "controller", "worker", "api"]
+
+
 class Settings(Written):
     """All of them, checked."""
 
     state_dir: Path
+    role: Role = Field("all", description="What this process does; roles other than all need PostgreSQL.")
     sources: tuple[Source, ...] = ()
     listen: str = Field("127.0.0.1:8750", description="Address of metrics, health and the status API; empty: none.")
     public_url: str = Field("", description="Where remotes reach this daemon; empty: no webhooks are registered.")
@@ -136,6 +140,7 @@ class Settings(Written):
 
 _FROM_ENV = {
     "RECONCILER_STATE_DIR": "state_dir",
+    "RECONCILER_ROLE": "role",
     "RECONCILER_LISTEN": "listen",
     "RECONCILER_PUBLIC_URL": "public_url",
     "RECONCILER_PROBE_INTERVAL": "probe_interval",

@@ -3,6 +3,7 @@
 Wraps a `Source` for the daemon; `poll` alone tells what is new, and nothing when nothing is.
 """
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from reconciler.desired.snapshot import Snapshot
@@ -16,7 +17,8 @@ from reconciler.serve.metrics import Metrics
 class Attended:
     """Implements `Source`. `note` is called after each fetch that failed or brought nothing new.
 
-    What is new is noted by whoever takes it over, when that is done: until then it is not what counts.
+    What is new is noted by whoever takes it over, when that is done: until then it is not what counts. `asked` is when the
+    last fetch that succeeded began, `taken_as_of` the same of the last one whose result is taken over (monotonic seconds).
     """
 
     def __init__(
@@ -24,6 +26,7 @@ class Attended:
     ) -> None:
         self._source = source
         self._note = note
+        self.asked = self.taken_as_of = -math.inf
         self._metrics = metrics
         self._clock = clock
 
@@ -39,22 +42,28 @@ class Attended:
     def last_good(self) -> Snapshot | None:
         return self._source.last_good
 
+    async def note(self) -> None:
+        await self._note(self._source)
+
     async def restore(self) -> Snapshot | None:
         return await self._source.restore()
 
     async def fetch(self) -> Snapshot:
-        before, started, result = self._source.last_good, self._clock.monotonic(), "error"
+        before, result = self._source.last_good, "error"
+        started = self._clock.monotonic()
         try:
             found = await self._source.fetch()
             result = "success"
         except SourceError as error:
             result = str(error.reason)
-            await self._note(self._source)
+            await self.note()
             raise
         finally:
             self._metrics.observe_git(self.settings.name, result, self._clock.monotonic() - started)
+        self.asked = started
         if found is before:
-            await self._note(self._source)
+            self.taken_as_of = started
+            await self.note()
         return found
 
     def watch(self) -> AsyncIterator[None]:

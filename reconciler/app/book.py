@@ -92,6 +92,11 @@ class SourceBook:
     def unread(self) -> Mapping[Ref, Unread]:
         return self._unread
 
+    @property
+    def departed(self) -> frozenset[Ref]:
+        """Those that Git no longer names, until they are forgotten."""
+        return frozenset(self._departed)
+
     def get(self, ref: Ref) -> DesiredIntegration | None:
         current = self._state.integrations.get(ref) if self._state else None
         return current or self._departed.get(ref)

@@ -5,6 +5,7 @@ lasts. A token that the remote accepts once is not handed out: to use it here wo
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 
 from reconciler.app.vault import Vault
@@ -49,3 +50,7 @@ class BorrowedTokens:
 
     async def drop(self, name: str) -> None:
         self._fresh.pop(name, None)
+
+    def hold(self, name: str) -> AbstractAsyncContextManager[None]:
+        """What is renewed here stays here."""
+        return nullcontext()

@@ -57,6 +57,8 @@ class Workshop:
     network: NetworkSettings
     policy: TenantPolicy
     public_url: str
+    is_shared: bool = False
+    """Whether other processes use the same credentials."""
     observe: Callable[[str, Attempt], None]
     tokens: Callable[[int], Tokens] | None = None
     """Where an integration's run-time tokens are; default: in `database`."""
@@ -226,7 +228,9 @@ class ConnectionPool:
         shop = self._shop
         if shop.tokens is not None:
             return shop.tokens(integration_id)
-        return StoreTokens(shop.database, shop.vault, shop.redactor, shop.clock, integration_id)
+        return StoreTokens(
+            shop.database, shop.vault, shop.redactor, shop.clock, integration_id, is_shared=shop.is_shared
+        )
 
     def _log(self, integration_id: int) -> Any:
         def log(level: LogLevel, message: str, **detail: Any) -> None:

@@ -1,7 +1,10 @@
 """What rooms are handed to keep things with: log lines, run-time tokens and shared rate blocks, on the store."""
 
 from collections import deque
-from datetime import datetime
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from secrets import token_hex
 from typing import Any
 
 import structlog
@@ -12,13 +15,16 @@ from reconciler.model.record import LogLevel
 from reconciler.model.secret import Secret
 from reconciler.sdk.live import current_run
 from reconciler.sdk.redact import Redactor
-from reconciler.store import budgets, inventory
+from reconciler.store import budgets, inventory, leases
 from reconciler.store.database import Database
 from reconciler.store.inventory import Sealed
 from reconciler.store.journal import LogLine, write_logs
+from reconciler.store.leases import Lease
 
 MOST_WAITING = 10_000
 FLUSH_SECONDS = 0.5  # how soon the daemon stores a line
+RENEWAL = timedelta(seconds=60)  # how long the process that renews a token may take
+RENEWAL_POLL_SECONDS = 0.2
 
 
 class StoreJournal:
@@ -63,9 +69,22 @@ _METHOD = {LogLevel.DEBUG: "debug", LogLevel.INFO: "info", LogLevel.WARN: "warni
 
 
 class StoreTokens:
-    """Implements `Tokens` for one integration: sealed by the vault, registered for redaction."""
+    """Implements `Tokens` for one integration: sealed by the vault, registered for redaction.
 
-    def __init__(self, database: Database, vault: Vault, redactor: Redactor, clock: Clock, integration_id: int) -> None:
+    `is_shared`: other processes work with the same tokens.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        redactor: Redactor,
+        clock: Clock,
+        integration_id: int,
+        *,
+        is_shared: bool = False,
+    ) -> None:
+        self._is_shared = is_shared
         self._database = database
         self._vault = vault
         self._redactor = redactor
@@ -91,6 +110,25 @@ class StoreTokens:
 
     async def drop(self, name: str) -> None:
         await self._database.write(lambda tx: inventory.drop_credentials(tx, self._id, name))
+
+    @asynccontextmanager
+    async def hold(self, name: str) -> AsyncIterator[None]:
+        if not self._is_shared:  # within one process, whoever renews sees to it
+            yield
+            return
+        lease = await self._taken(f"token {self._place(name)}")
+        try:
+            yield
+        finally:
+            await self._database.write(lambda tx: leases.release(tx, lease), guarded=True)
+
+    async def _taken(self, name: str) -> Lease:
+        owner = token_hex(8)
+        while True:
+            lease = await self._database.write(lambda tx: leases.take(tx, name, owner, tx.now(), RENEWAL), guarded=True)
+            if lease is not None:
+                return lease
+            await self._clock.sleep(RENEWAL_POLL_SECONDS)
 
     def _hide(self, name: str, value: Secret) -> None:
         """This token and the one before it, which a late answer may quote; older ones are dead, and would add up."""

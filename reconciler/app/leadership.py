@@ -1,7 +1,7 @@
 """One process leads: a lease in the database, by the database's clock. Others wait and take over within seconds.
 
-In: a database that several processes share. Out: `lead` returns when this process leads, `lost` is set when it must stop at
-once. Called by the daemon, which ends then: its supervisor starts it anew, and it waits its turn. A leader that cannot renew
+In: a database that several processes share. Out: `leads` is set when this process leads, `lost` when it must stop at once.
+Called by the daemon, which ends then: its supervisor starts it anew, and it waits its turn. A leader that cannot renew
 stops by its own monotonic clock before anybody else may begin; what it still was about to write is refused by `check`.
 """
 
@@ -22,7 +22,7 @@ RENEW = timedelta(seconds=2)
 
 
 class Leadership:
-    """`lead` once, then `keep` as a loop, `leave` at the end."""
+    """`ask` once, then `keep` as a loop, `leave` at the end. `leads` is set when the lease is ours, `lost` when it was."""
 
     def __init__(self, database: Database, clock: Clock, owner: str) -> None:
         self._database = database
@@ -30,34 +30,49 @@ class Leadership:
         self._owner = owner
         self._lease: Lease | None = None
         self._safe_until = 0.0
+        self._said = ""
+        self.leads = asyncio.Event()
         self.lost = asyncio.Event()
         self._logger = structlog.get_logger("daemon")
 
-    async def lead(self, *, waits: bool = True) -> None:
-        """Wait for the lease, or raise StateLockedError where somebody else has it."""
-        said = ""
-        while not await self._renewed():
-            holder = await self._database.read(lambda tx: leases.holder(tx, leases.CONTROLLER, tx.now()))
-            if not waits:
-                raise StateLockedError(
-                    f"daemon {holder or 'unknown'} works on {self._database.where}; tell it what to do "
-                    "(reconciler reconcile), or stop it first"
-                )
-            if holder and holder != said:
-                self._logger.info("standing by, another daemon leads", leader=holder)
-                said = holder
-            await self._clock.sleep(RENEW.total_seconds())
-        self._logger.info("leading", term=self._lease.term if self._lease else 0)
+    async def ask(self, *, must: bool = False) -> None:
+        """Take the lease where it is free; with `must`, raises StateLockedError where somebody else has it."""
+        if await self._renewed():
+            self.leads.set()
+            self._logger.info("leading", term=self._lease.term if self._lease else 0)
+            return
+        holder = await self._database.read(lambda tx: leases.holder(tx, leases.CONTROLLER, tx.now()))
+        if must:
+            raise StateLockedError(
+                f"daemon {holder or 'unknown'} works on {self._database.where}; tell it what to do "
+                "(reconciler reconcile), or stop it first"
+            )
+        if holder and holder != self._said:
+            self._logger.info("standing by, another daemon leads", leader=holder)
+            self._said = holder
 
     async def keep(self) -> None:
-        """Renew for as long as the process lives."""
+        """Take it when it gets free, then renew it for as long as the process lives."""
         while not self.lost.is_set():
             await self._clock.sleep(RENEW.total_seconds())
-            with suppress(StoreError):  # said by whoever else needs the store; only the time counts here
-                if not await self._renewed():
-                    self._lose("another daemon leads")
-            if self._clock.monotonic() >= self._safe_until:
-                self._lose("the database did not answer in time")
+            if self.leads.is_set():
+                await self._renew()
+            else:
+                await self._ask_again()
+        await asyncio.Event().wait()
+
+    async def _ask_again(self) -> None:
+        with suppress(StoreError):  # said by whoever else needs the store; who comes next begins as soon as it is back
+            await self.ask()
+
+    async def _renew(self) -> None:
+        try:
+            async with asyncio.timeout(self._safe_until - self._clock.monotonic()):
+                with suppress(StoreError):  # the same; only the time counts here
+                    if not await self._renewed():
+                        self._lose("another daemon leads")
+        except TimeoutError:
+            self._lose("the database did not answer in time")
 
     def check(self, tx: Tx) -> None:
         """Raises NotLeadingError where another process may have begun."""

@@ -16,9 +16,7 @@ Kind = Callable[[Job, Claim], Awaitable[Outcome]]
 class ObservedJobs:
     """Wraps the coroutines of the job kinds; `after` is called when a job has ended."""
 
-    def __init__(
-        self, database: Database, metrics: Metrics, clock: Clock, after: Callable[[Job], Awaitable[None]]
-    ) -> None:
+    def __init__(self, database: Database, metrics: Metrics, clock: Clock, after: Callable[[], None]) -> None:
         self._database = database
         self._metrics = metrics
         self._clock = clock
@@ -40,7 +38,7 @@ class ObservedJobs:
                 seconds = self._clock.monotonic() - started
                 self._metrics.observe_job(job.kind, result, seconds)
             await looks[job.kind](job, outcome, seconds)
-            await self._after(job)
+            self._after()
             return outcome
 
         return job
@@ -59,7 +57,7 @@ class ObservedJobs:
     async def _synced(self, job: Job, outcome: Outcome, seconds: float) -> None:
         run = await self._database.read(lambda tx: runs.get(tx, int(job.ref)))
         row = await self._database.read(lambda tx: integrations.get(tx, run.integration_id)) if run else None
-        if run is not None and row is not None and run.result is not None and run.restores is None:
+        if run is not None and row is not None and run.result is not None and run.is_sync:
             self._metrics.observe_run(row.type, row.workspace, row.name, run.result, seconds, run.counts)
 
     async def _delivered(self, job: Job, outcome: Outcome, seconds: float) -> None:

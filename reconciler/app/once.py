@@ -78,9 +78,10 @@ class _Watch:
         if not await self._until(self._is_fetched):
             return Outcome(trouble="the sources could not be read in time")
         trouble = self._unreadable()
-        if trouble or self._daemon.intaken is None:
+        taken = self._daemon.leading.intaken if self._daemon.leading else None
+        if trouble or taken is None:
             return Outcome(trouble=trouble)
-        plan = await self._approved(self._daemon.intaken.plan)
+        plan = await self._approved(taken.plan)
         planned(plan)
         is_done = await self._until(self._is_settled)
         stands, bad_runs = await self._daemon.database.read(self._result)
@@ -95,14 +96,14 @@ class _Watch:
 
     async def _is_fetched(self) -> bool:
         """Every source was asked, and what it gave was planned; an error is an answer, too."""
-        states = [(name, source.state) for name, source in self._daemon.sources.items()]
+        states = [(name, source.state) for name, source in self._daemon.following.sources.items()]
         if any(state.error for _, state in states):
             return True
-        planned = self._daemon.planned
+        planned = self._daemon.following.planned
         return all(state.fetched_at and planned.get(name) == state.revision for name, state in states)
 
     def _unreadable(self) -> str:
-        errors = [(name, s.state.error) for name, s in self._daemon.sources.items()]
+        errors = [(name, s.state.error) for name, s in self._daemon.following.sources.items()]
         return "; ".join(f"source {name}: {error.message}" for name, error in errors if error)
 
     async def _approved(self, plan: Plan) -> Plan:
@@ -111,7 +112,7 @@ class _Watch:
         if not plan.blocks or not digest:
             return plan
         await self._daemon.database.write(lambda tx: journal.approve(tx, digest, self._wanted.by, at))
-        taken = await self._daemon.replan()
+        taken = await self._daemon.settle()
         return taken.plan if taken else plan
 
     async def _is_settled(self) -> bool:

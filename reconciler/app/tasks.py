@@ -50,7 +50,9 @@ class Loops:
         self.forever(name, loop)
 
     def forever(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
-        """A loop of its own; it calls `works` whenever it got on."""
+        """A loop of its own; it calls `works` whenever it got on. Its failures are told by its name: no other has it."""
+        if any(task.get_name() == name for task in self._tasks):
+            raise ValueError(f"there is a loop {name} already")
         self._tasks.append(asyncio.create_task(self._guarded(name, loop), name=name))
 
     async def _guarded(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:

@@ -58,7 +58,7 @@ def _settings(args: argparse.Namespace) -> Any:
     settings = settings_of(args)
     if not settings.sources:
         raise SettingsError("no source of manifests; give --repo, RECONCILER_REPO or sources in the settings file")
-    return settings.model_copy(update={"listen": ""})
+    return settings.model_copy(update={"listen": "", "role": "all"})
 
 
 async def _apply(settings: Any, args: argparse.Namespace, patience: timedelta) -> "Outcome":

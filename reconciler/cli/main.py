@@ -22,6 +22,7 @@ COMMANDS = {
     "status": "show integrations and how they fare",
     "sync": "start a sync, or cancel one",
     "dataset": "show, compare, export, roll back or erase what was synced",
+    "rejects": "list records that could not be taken; try them again",
     "logs": "show the log of an integration",
     "deliveries": "list deliveries; show, retry or cancel one",
     "reconcile": "look at one integration, or all of Git, now",
@@ -30,6 +31,8 @@ COMMANDS = {
     "approve": "allow a prune that the guard blocked",
     "test": "probe an integration: who are we, what is missing",
     "connectors": "list connectors and what they can do",
+    "migrate": "bring the database to this release's schema",
+    "database": "move it to PostgreSQL, back it up, restore it",
     "schema": "print or write the JSON Schemas",
     "secrets": "make keys; encrypt, decrypt and rotate SOPS files",
 }

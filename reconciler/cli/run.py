@@ -11,12 +11,15 @@ from reconciler.cli.options import examples
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("console", "json")
+ROLES = ("all", "controller", "worker", "api")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     listen = "address of metrics, health and status (default: 127.0.0.1:8750; '' for none)"
     parser.add_argument("--listen", metavar="HOST:PORT", help=listen)
+    role = "all (default), controller, worker or api: several processes share the work on PostgreSQL"
+    parser.add_argument("--role", choices=ROLES, metavar="ROLE", help=role)
     parser.add_argument("--observe", action="store_true", help="plan and report, but change, sync and send nothing")
     examples(
         parser,
@@ -50,6 +53,7 @@ def settings_of(args: argparse.Namespace) -> Any:
         "source.ref": args.ref,
         "source.path": args.path,
         "state_dir": args.state_dir,
+        "role": vars(args).get("role"),
         "listen": vars(args).get("listen"),
         "log.format": args.log_format,
         "log.level": args.log_level,
@@ -63,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         settings = settings_of(args)
-        if not settings.sources:
+        if not settings.sources and settings.role != "api":
             raise SettingsError("no source of manifests; give --repo, RECONCILER_REPO or sources in the settings file")
         from reconciler.app.daemon import Daemon, run_until_signal
         from reconciler.app.logging import configure as configure_log

@@ -214,7 +214,7 @@ def _run_row(r: "Run") -> tuple[str, ...]:
     n = r.counts
     numbers = f"+{n.added} ~{n.updated} -{n.deleted} ={n.unchanged}" + (f" !{n.rejected}" if n.rejected else "")
     why = ": ".join(part for part in (r.reason, r.error) if part) if r.result != "success" else ""
-    what = r.scope if r.restores is None else f"rollback to {r.restores}"
+    what = r.scope if r.is_sync else "replay" if r.is_replay else f"rollback to {r.restores}"
     return r.public_id, f"{r.requested_at[:19]}Z", what, str(r.result or r.state), numbers, one_line(why)
 
 

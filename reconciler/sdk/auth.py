@@ -60,7 +60,7 @@ class Grant:
 class Granted:
     """A token that is fetched when there is none, when it is about to die, or when the remote refused it.
 
-    `fetch` asks the token endpoint. Concurrent requests share one fetch.
+    `fetch` asks the token endpoint. Concurrent requests share one fetch, in other processes too.
     """
 
     renews = True
@@ -86,7 +86,7 @@ class Granted:
         return {"Authorization": f"{self._scheme} {token.reveal()}"}
 
     async def _other_than(self, refused: Secret | None, room: Room) -> Secret:
-        async with self._lock:
+        async with self._lock, room.tokens.hold(self._name):
             kept = await self._kept(room)
             if kept is not None and kept != refused:
                 return kept

@@ -1,7 +1,8 @@
 """Is the process alive, is it ready: checks in, reasons out. Called by `api` for `/healthz` and `/readyz`.
 
-Alive means that the loop answers and the store's writer gets on; a full disk does not make a process dead, because a restart
-would not mend it. Ready means that the store takes a real write and every check that the daemon handed in has no complaint.
+Alive means that the loop answers and the store's writer gets on; neither a full disk nor a database that is away makes a process
+dead, because a restart would not mend it. Ready means that the store takes a real write and every check that the daemon handed in
+has no complaint.
 """
 
 import asyncio
@@ -52,7 +53,7 @@ class Health:
     async def _writer(self) -> str | None:
         """A transaction may rightly take longer than a probe waits: only one that never ends is a complaint."""
         if self._asked is None:
-            self._asked = asyncio.create_task(self._write(lambda _: None))
+            self._asked = asyncio.create_task(self._gets_on())
             self._asked_at = self._clock.monotonic()
         asked = self._asked
         await asyncio.wait([asked], timeout=PATIENCE.total_seconds())
@@ -61,6 +62,16 @@ class Health:
             return asked.result()
         busy = self._clock.monotonic() - self._asked_at
         return f"no write has been possible for {busy:.0f} s" if busy > STUCK_AFTER.total_seconds() else None
+
+    async def _gets_on(self) -> str | None:
+        """That the store refuses is an answer, too."""
+        try:
+            await self._database.write(lambda _: None)
+        except StoreError:
+            return None
+        except RuntimeError as error:
+            return _closed(error)
+        return None
 
     async def _store(self) -> str | None:
         at = rfc3339(self._clock.now())
@@ -75,6 +86,11 @@ class Health:
             await self._database.write(query)
         except StoreError as error:
             return str(error)
-        except RuntimeError as error:  # the store was closed: the daemon is stopping
-            return f"the store is closed: {error}"
+        except RuntimeError as error:
+            return _closed(error)
         return None
+
+
+def _closed(error: RuntimeError) -> str:
+    """The daemon is stopping."""
+    return f"the store is closed: {error}"

@@ -22,6 +22,10 @@ _AT_ONCE = 1000  # joining holds the interpreter: for less than a millisecond ea
 
 _P = "reconciler_"
 _BOARD_AT = Family(f"{_P}board_timestamp_seconds", "gauge", "When the state shown here was read from the store.")
+_LEADS = Family(
+    f"{_P}leader", "gauge", "1 where this process leads: the one that tells of the installation as a whole."
+)
+_WORKERS = Family(f"{_P}workers", "gauge", "Processes that run jobs and were alive within the last ten seconds.")
 _FINDINGS = Family(f"{_P}findings", "gauge", "Findings of the desired state in force, by severity.")
 _SOURCE_READY = Family(
     f"{_P}source_ready", "gauge", "1 where the last fetch of the source succeeded; else 0 and the reason."
@@ -61,7 +65,7 @@ class Scrape:
             snapshot = await self._board.current()
         except StoreError:
             snapshot = self._board.snapshot
-        parts = self._leader_parts(snapshot) if self._is_leader() else iter(())
+        parts = self._parts(snapshot, is_leader=self._is_leader())
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._render, parts, accepts_gzip)
 
@@ -76,9 +80,12 @@ class Scrape:
         packed = [packer.compress(piece) for piece in pieces]
         return ScrapedPage([b"".join((*packed, packer.flush()))], is_gzip=True)
 
-    def _leader_parts(self, snapshot: Snapshot) -> Iterator[bytes]:
-        yield _store_lines(snapshot)
+    def _parts(self, snapshot: Snapshot, *, is_leader: bool) -> Iterator[bytes]:
+        yield _LEADS.head + _LEADS.lines("", [({}, int(is_leader))])
         yield self._metrics.tallies.render(snapshot.keys)
+        if not is_leader:
+            return
+        yield _store_lines(snapshot)
         for index, family in enumerate(INTEGRATION_FAMILIES):
             yield family.head
             for start in range(0, len(snapshot.entries), _AT_ONCE):
@@ -96,6 +103,7 @@ def _store_samples(snapshot: Snapshot) -> Iterator[tuple[Family, list[Sample]]]:
     yield _SOURCE_READY, [({"source": s.name, "reason": s.error_reason}, int(not s.error_reason)) for s in sources]
     yield _SOURCE_INFO, [({"source": s.name, "revision": s.revision}, 1) for s in sources]
     yield _SOURCE_AT, [({"source": s.name}, at) for s in sources if (at := seconds(s.fetched_at)) is not None]
+    yield _WORKERS, [({}, snapshot.workers)]
     yield _QUEUE_DEPTH, [({"queue": q.queue, "state": q.state}, q.count) for q in snapshot.queue]
     due = [(q.queue, at) for q in snapshot.queue if q.state == "due" and (at := seconds(q.oldest_due_at)) is not None]
     yield _QUEUE_DUE, [({"queue": queue}, at) for queue, at in due]

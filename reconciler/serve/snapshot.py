@@ -74,6 +74,7 @@ class Snapshot:
     sources: Sequence[SourceRow] = ()
     findings: Mapping[Severity, int] = field(default_factory=dict)
     queue: Sequence[JobCount] = ()
+    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,7 @@ def _snapshot(tx: Tx, now: datetime, before: Snapshot, entries: Mapping[int, Ent
         sources=journal.sources(tx),
         findings=findings,
         queue=jobs.counts(tx),
+        workers=jobs.workers(tx),
     )
 
 

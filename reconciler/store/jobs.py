@@ -10,10 +10,12 @@ from datetime import datetime, timedelta
 from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.model.job import Claim, Job, JobCount, QueueName, Window, queue_of
 from reconciler.store.database import Row, Tx
+from reconciler.store.leases import CONTROLLER
 
 QUEUED_TOO_LONG = timedelta(seconds=60)
 LEASE_LONG_GONE = timedelta(seconds=20)
 LANE_BUSY_RETRY = timedelta(seconds=1)
+SEEN = timedelta(seconds=10)  # who lives says so three times as often
 # A time further ahead than any lease was written before the clock was set back: as good as expired.
 IMPOSSIBLE = timedelta(seconds=90)
 _COLUMNS = "id, kind, queue, key, ref, attempt, failures, asked"
@@ -279,6 +281,25 @@ def dead(tx: Tx, now: datetime, ttl: timedelta) -> list[str]:
         impossible=rfc3339(now + IMPOSSIBLE),
     )
     return [row["id"] for row in rows]
+
+
+def workers(tx: Tx) -> int:
+    """How many processes run jobs."""
+    return int(tx.value("SELECT count(*) FROM alive WHERE seen_at >= :fresh", fresh=rfc3339(tx.now() - SEEN)))
+
+
+def parties(tx: Tx) -> int:
+    """How many processes ask remotes: those that run jobs, and the one that leads, which probes."""
+    now = tx.now()
+    return int(
+        tx.value(
+            "SELECT count(*) FROM (SELECT id FROM alive WHERE seen_at >= :fresh"
+            " UNION SELECT owner FROM lease WHERE name = :name AND until >= :now) AS party",
+            fresh=rfc3339(now - SEEN),
+            name=CONTROLLER,
+            now=rfc3339(now),
+        )
+    )
 
 
 def forget(tx: Tx, owner: str) -> None:

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from reconciler.model.clock import rfc3339
 from reconciler.store.database import Tx
 
-# A time further ahead than any lease was written before the clock was set back: as good as expired.
 CONTROLLER = "controller"
+# A time further ahead than any lease was written before the clock was set back: as good as expired.
 IMPOSSIBLE = timedelta(seconds=90)
 
 

@@ -28,7 +28,7 @@ SETTLE_POLL = 0.02
 
 
 class Work:
-    """One for a process, because the engine is. `launch` inside the running loop; `stop` before the loop ends."""
+    """Implements `Dispatch`. One for a process, because the engine is. `launch` and `stop` inside the running loop."""
 
     def __init__(
         self,
@@ -71,17 +71,14 @@ class Work:
         self._caring = asyncio.create_task(self._repeat("tend", self._tend_and_rest), name="work-tend")
 
     async def ask(self, kind: str, ref: str) -> bool:
-        """A person waits: due now, before all others. False where no such row exists (put it first)."""
         found = await self._store.ask(kind, ref)
         await self._take(queue_of(kind), ONLY_ASKED)
         return found
 
     def wake(self) -> None:
-        """Rows may be due: look now instead of at the next round."""
         self._awake.set()
 
     async def cancel(self, kind: str, ref: str) -> bool:
-        """Never start it, or stop it at once here and within a second elsewhere. False where there was nothing."""
         job = await self._store.drop(kind, ref)
         if job is None:
             return False

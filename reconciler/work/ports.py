@@ -19,6 +19,22 @@ class EngineError(Exception):
     """The engine's own database refuses: full, locked, unreachable. Nothing is lost, our rows decide."""
 
 
+class Dispatch(Protocol):
+    """How a process gets jobs done, whether or not it runs any itself."""
+
+    async def ask(self, kind: str, ref: str) -> bool:
+        """A person waits: due now, before all others. False where no such row exists (put it first)."""
+        ...
+
+    async def cancel(self, kind: str, ref: str) -> bool:
+        """Never start it, or stop it at once here and within a second elsewhere. False where there was nothing."""
+        ...
+
+    def wake(self) -> None:
+        """Rows may be due: look now instead of at the next round."""
+        ...
+
+
 class JobStore(Protocol):
     """Job rows: the truth about work. Every call is one transaction."""
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from reconciler.app.daemon import Daemon
+from reconciler.app.leading import Leading
 from reconciler.control.view import IntegrationView, overview
 from reconciler.model.clock import Clock, SystemClock
 from reconciler.model.condition import violations
@@ -209,6 +210,11 @@ class Running:
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
+
+    @property
+    def leading(self) -> Leading:
+        assert self.daemon.leading is not None
+        return self.daemon.leading
 
     async def views(self) -> Mapping[str, IntegrationView]:
         now = SystemClock().now()

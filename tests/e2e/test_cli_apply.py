@@ -103,3 +103,8 @@ def test_source_that_cannot_be_read(stage: Stage, capsys: pytest.CaptureFixture[
     assert error.startswith("reconciler: source main: ")
     assert main(["apply", "--state-dir", str(stage.state)]) == 1
     assert "no source of manifests" in capsys.readouterr().err
+
+
+def test_a_role_of_the_daemon_beside_it_is_none_of_a_pass(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECONCILER_ROLE", "worker")
+    assert _apply(stage) == 0

@@ -386,7 +386,7 @@ async def test_force_push_is_taken_over_and_told(stage: Stage) -> None:
         stage.commit("rewritten")
         git(stage.repo, "branch", "-q", "-M", "fresh", "main")
         await running.until_view("chat", "is rewritten", lambda v: v.row.display_name == "Rewritten")
-        assert running.daemon.sources["main"].state.is_rewritten is True
+        assert running.daemon.following.sources["main"].state.is_rewritten is True
         assert {v.status for v in (await running.views()).values()} == {Status.CONNECTED}
 
 
@@ -430,8 +430,8 @@ async def test_observing_touches_no_remote_and_leaves_only_the_report(stage: Sta
     (stage.repo / "broken.yaml").write_text("kind: Integration\n")
     stage.commit("one broken")
     async with stage.daemon(is_observing=True) as running:
-        await running.daemon.taken.wait()
-        assert running.daemon.plan_summary.startswith("Plan: 2 to connect")
+        await running.leading.taken.wait()
+        assert running.leading.plan_summary.startswith("Plan: 2 to connect")
         assert stage.servicenow.requests == [] == stage.slack.requests
         for table in ("integration", "job", "run", "delivery", "event", "inventory"):
             assert await running.read(partial(_count, table=table)) == 0

@@ -114,7 +114,7 @@ async def test_the_commit_before_the_bad_one_is_enough(stage: Stage, keys: Keys,
     with pytest.raises(subprocess.CalledProcessError):
         git(mirror, "cat-file", "-e", first)
     async with stage.daemon(env=keys.env) as running:
-        await running.daemon.taken.wait()
+        await running.leading.taken.wait()
         watch = Watch(stage)
         view = await synced(running)
         assert (watch.passwords, view.status in UP, view.row.applied_revision) == ({CANARY}, True, before)
@@ -194,7 +194,7 @@ async def test_plan_and_status_say_why(stage: Stage, keys: Keys, capsys: pytest.
     stage.commit("bad")
     async with stage.daemon(env=keys.env) as running:
         await until_said(running, Truth.FALSE)
-        assert "as far as it can be read" in running.daemon.plan_summary
+        assert "as far as it can be read" in running.leading.plan_summary
         capsys.readouterr()
         assert main(["status", "sn", "--state-dir", str(stage.state)]) == 0
         shown = capsys.readouterr().out

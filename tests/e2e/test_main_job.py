@@ -67,7 +67,7 @@ async def test_restart_syncs_nothing_twice_and_sends_nothing_again(stage: Stage)
         await running.until_synced("sn", "chat")
         before = await running.read(lambda tx: tx.value("SELECT count(*) FROM version"))
     async with stage.daemon() as running:
-        await running.daemon.taken.wait()
+        await running.leading.taken.wait()
         total = (await running.view("sn")).row.total_syncs
         await running.order("sync", "sn", scope="full")
         await running.until_view("sn", "has synced once more", lambda v: v.row.total_syncs > total)

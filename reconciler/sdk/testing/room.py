@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -71,6 +71,10 @@ class MemoryTokens:
 
     async def drop(self, name: str) -> None:
         self.kept.pop(name, None)
+
+    def hold(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Nobody else is there."""
+        return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,8 +200,11 @@ async def test_only_the_leader_speaks_of_integrations(installation: Installation
     exercise(installation)
     installation.is_leader = False
     page = await installation.text()
-    assert "jira-eng" not in page
+    assert "reconciler_integration_info" not in page
     assert "reconciler_queue_depth" not in page
+    assert "reconciler_leader{} 0" in page
+    # what this process counted of the runs that it did itself, which nobody else can tell
+    assert 'reconciler_sync_records_total{workspace="default",name="jira-eng",operation="added"}' in page
     assert 'reconciler_reconcile_total{result="success",type="jira"} 1.0' in page
 
 

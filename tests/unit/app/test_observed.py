@@ -15,8 +15,8 @@ from reconciler.store.deliveries import NewDelivery, create
 from tests.desk import World, embedded
 
 
-async def nothing(_: Job) -> None:
-    return None
+def nothing() -> None:
+    pass
 
 
 def total(metrics: Metrics, name: str, **labels: str) -> float:

@@ -86,3 +86,11 @@ async def test_a_loop_of_its_own_says_when_it_works_again(loops: Loops, pauses: 
     async with asyncio.timeout(5):
         await pauses.full.wait()
     assert loops.failing == {}
+
+
+async def test_two_loops_never_share_a_name(loops: Loops, pauses: Pauses) -> None:
+    """One that works would take back what the other said."""
+    pauses.most = 1
+    loops.every("one", BETWEEN, pauses.full.wait)
+    with pytest.raises(ValueError, match="there is a loop one already"):
+        loops.every("one", BETWEEN, pauses.full.wait)

@@ -45,6 +45,8 @@ def _run(*words: str) -> tuple[int, set[str]]:
         ("sync", "--help"),
         ("deliveries", "show", "--help"),
         ("dataset", "x", "export", "--help"),
+        ("database", "copy", "--help"),
+        ("migrate", "--help"),
     ],
 )
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:

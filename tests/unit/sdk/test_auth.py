@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -29,6 +30,9 @@ class Vault:
 
     async def put(self, name: str, value: Secret, expires_at: datetime | None) -> None:
         self.kept[name] = (value, expires_at)
+
+    def hold(self, name: str) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     async def drop(self, name: str) -> None:
         self.kept.pop(name, None)
