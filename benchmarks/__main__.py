@@ -27,8 +27,9 @@ GROUPS: Mapping[str, str] = {
     "metrics": "/metrics of 10,000 integrations",
     "idle": "a daemon with 1,000 integrations",
     "sync": "100,000 records into the store",
+    "jobs": "10,000 jobs due at once, with 1, 2 and 4 processes",
 }
-_MODULES = {"validate": "validating", "sync": "syncing"}
+_MODULES = {"validate": "validating", "sync": "syncing", "jobs": "dispatch"}
 RESULTS = Path(__file__).with_name("results.json")
 
 

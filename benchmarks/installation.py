@@ -31,9 +31,9 @@ from reconciler.store import conditions, integrations, jobs, probes
 from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.integrations import Applied
+from reconciler.store.location import Location, backend
 from reconciler.store.migrations import migrate
 from reconciler.store.probes import ProbeRecord
-from reconciler.store.sqlite import Sqlite
 
 SOURCE = "main"
 FROM_SOPS = "{from_sops: {file: ../secrets.yaml, key: password}}"
@@ -69,8 +69,8 @@ class Installation:
 
 
 @asynccontextmanager
-async def installed(folder: Path, count: int) -> AsyncIterator[Installation]:
-    """All of them connected from the first commit, with nothing due."""
+async def installed(folder: Path, count: int, place: Location | None = None) -> AsyncIterator[Installation]:
+    """All of them connected from the first commit, with nothing due. The store is at `place`, else a file in `folder`."""
     identity = pyrage.x25519.Identity.generate()
     repository = _repository(folder / "repo", count, str(identity.to_public()))
     objects = Objects(repository.folder)
@@ -81,7 +81,7 @@ async def installed(folder: Path, count: int) -> AsyncIterator[Installation]:
         keyring=keyring, env={}, policy=policy, hash_key=bytes(32), registry=registry, cache=DecryptionCache()
     )
     book = SourceBook({SOURCE: Inputs(source=SOURCE, registry=registry, policy=policy)}, resolver, Redactor())
-    database = Database(Sqlite(folder / "reconciler.db", _CLOCK))
+    database = Database(backend(place or folder / "reconciler.db", _CLOCK))
     try:
         await migrate(database)
         made = Installation(repository, objects, base, book, Intake(database, book, _CLOCK), database)

@@ -1,6 +1,7 @@
 """A remote that costs its reader as little as possible: prepared JSON pages of about 1 kB a record, over HTTP on loopback.
 
-Run as a process of its own, so that its CPU is not counted: `python benchmarks/remote.py COUNT PAGE_SIZE` prints its port.
+Run as a process of its own, so that its CPU is not counted: `python benchmarks/remote.py COUNT PAGE_SIZE DELAY` prints its
+port. After that delay, in seconds, each answer comes, whatever else is asked meanwhile.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ def _record(index: int) -> dict[str, object]:
     }
 
 
-async def serve(count: int, size: int) -> None:
+async def serve(count: int, size: int, delay: float) -> None:
     pages = [page(number, count, size) for number in range(1, -(-count // size) + 2)]
     answers = [
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(p) + p for p in pages
@@ -37,6 +38,8 @@ async def serve(count: int, size: int) -> None:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await _head(reader):
+            if delay:
+                await asyncio.sleep(delay)
             asked = parse_qs(urlsplit(head.split()[1].decode()).query)
             writer.write(answers[min(int(asked["page"][0]), len(answers)) - 1])
             await writer.drain()
@@ -55,4 +58,4 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
