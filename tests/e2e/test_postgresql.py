@@ -17,7 +17,7 @@ from tests.e2e.stage import PATIENCE, Stage
 from tests.e2e.town import ROOT
 from tests.servers.postgres import PostgresServer
 
-pytestmark = pytest.mark.needs("initdb")
+pytestmark = [pytest.mark.needs("initdb"), pytest.mark.timeout(300)]  # several processes start and end
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.e2e.site import Site
 from tests.e2e.stage import PATIENCE, Stage
 
 TABLE = "/api/now/table/incident"
-pytestmark = pytest.mark.needs("initdb")
+pytestmark = [pytest.mark.needs("initdb"), pytest.mark.timeout(300)]  # several processes start and end
 
 
 @pytest.fixture

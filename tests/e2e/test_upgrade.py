@@ -14,7 +14,7 @@ from tests.e2e.site import Site
 from tests.e2e.stage import PATIENCE, Stage
 from tests.e2e.town import ROOT
 
-pytestmark = pytest.mark.needs("initdb")
+pytestmark = [pytest.mark.needs("initdb"), pytest.mark.timeout(300)]  # several processes start and end
 LATEST = migrations()[-1].number
 
 
