@@ -281,7 +281,7 @@ def unseen(tx: Tx, run_id: int, entity_id: int) -> Sweep:
 
 
 def _of_unseen(tx: Tx, what: str, run_id: int, entity_id: int) -> list[Row]:
-    """PostgreSQL guesses how many marks there are. Taken for few, each was compared with each record: a quarter of an hour."""
+    """PostgreSQL guesses how many marks there are. Where it takes them for few, it may compare each with each record."""
     _set_planner(tx, "off")
     rows = tx.all(f"SELECT {what} {_UNSEEN[tx.dialect]}", e=entity_id, r=run_id)
     _set_planner(tx, "on")

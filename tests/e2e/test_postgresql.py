@@ -5,31 +5,17 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from reconciler.model.secret import Secret
 from tests.e2e.site import Site
 from tests.e2e.stage import PATIENCE, Stage
 from tests.e2e.town import ROOT
 from tests.servers.postgres import PostgresServer
 
 pytestmark = [pytest.mark.needs("initdb"), pytest.mark.timeout(300)]  # several processes start and end
-
-
-@pytest.fixture
-def site(tmp_path: Path, postgres_url: Secret) -> Iterator[Site]:
-    stage = Stage(tmp_path)
-    with stage.servicenow, stage.slack, ExitStack() as processes:
-        for number in range(60):
-            stage.servicenow.put("incident", {"short_description": f"Old {number}", "priority": str(number % 5 + 1)})
-        stage.manifest("sn", **stage.servicenow_spec())
-        stage.manifest("chat", **stage.slack_spec())
-        stage.commit()
-        yield Site(stage, postgres_url, processes)
 
 
 def test_the_main_job_and_its_commands(site: Site) -> None:

@@ -2,34 +2,18 @@
 
 import re
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-from reconciler.model.secret import Secret
 from reconciler.sdk.testing.faults import slow
 from reconciler.store import integrations, runs
 from reconciler.store.database import Tx
 from reconciler.store.runs import Run
 from tests.e2e.site import Site
-from tests.e2e.stage import PATIENCE, Stage
+from tests.e2e.stage import PATIENCE
 
 TABLE = "/api/now/table/incident"
 pytestmark = [pytest.mark.needs("initdb"), pytest.mark.timeout(300)]  # several processes start and end
-
-
-@pytest.fixture
-def site(tmp_path: Path, postgres_url: Secret) -> Iterator[Site]:
-    stage = Stage(tmp_path)
-    with stage.servicenow, stage.slack, ExitStack() as processes:
-        for number in range(60):
-            stage.servicenow.put("incident", {"short_description": f"Old {number}", "priority": str(number % 5 + 1)})
-        stage.manifest("sn", **stage.servicenow_spec())
-        stage.manifest("chat", **stage.slack_spec())
-        stage.commit()
-        yield Site(stage, postgres_url, processes)
 
 
 def test_any_of_them_may_die(site: Site) -> None:

@@ -2,30 +2,16 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-from reconciler.model.secret import Secret
 from reconciler.store.migrations import migrations
 from tests.e2e.site import Site
-from tests.e2e.stage import PATIENCE, Stage
+from tests.e2e.stage import PATIENCE
 from tests.e2e.town import ROOT
 
 pytestmark = [pytest.mark.needs("initdb"), pytest.mark.timeout(300)]  # several processes start and end
 LATEST = migrations()[-1].number
-
-
-@pytest.fixture
-def site(tmp_path: Path, postgres_url: Secret) -> Iterator[Site]:
-    stage = Stage(tmp_path)
-    with stage.servicenow, stage.slack, ExitStack() as processes:
-        stage.manifest("sn", **stage.servicenow_spec())
-        stage.manifest("chat", **stage.slack_spec())
-        stage.commit()
-        yield Site(stage, postgres_url, processes)
 
 
 class Release:
