@@ -145,12 +145,12 @@ def daemon_works(args: argparse.Namespace) -> bool:
 
 
 def is_led(location: "Location", tx: "Tx") -> bool:
-    """A daemon holds the lock of a state directory, or the lease of a shared database."""
+    """A daemon holds the lock of a state directory, or the lease of a shared database; there, a hand-over counts."""
     if isinstance(location, Path):
         return daemon_runs(location.parent)
     from reconciler.store import leases
 
-    return leases.holder(tx, leases.CONTROLLER, tx.now()) is not None
+    return leases.is_expected(tx, leases.CONTROLLER, tx.now())
 
 
 class DaemonWatch:

@@ -9,6 +9,8 @@ from reconciler.store.database import Tx
 CONTROLLER = "controller"
 # A time further ahead than any lease was written before the clock was set back: as good as expired.
 IMPOSSIBLE = timedelta(seconds=90)
+# Who stands by asks every 2 s; the rest is room for a busy machine.
+HANDOVER = timedelta(seconds=15)
 
 
 class NotLeadingError(Exception):
@@ -65,3 +67,9 @@ def holder(tx: Tx, name: str, now: datetime) -> str | None:
     at = rfc3339(now)
     owner = tx.value("SELECT owner FROM lease WHERE name = :name AND until >= :now", name=name, now=at)
     return None if owner is None else str(owner)
+
+
+def is_expected(tx: Tx, name: str, now: datetime) -> bool:
+    """Somebody leads, or did until just now and has not said goodbye: who stands by, if anybody does, takes over."""
+    since = rfc3339(now - HANDOVER)
+    return tx.value("SELECT 1 FROM lease WHERE name = :name AND until >= :since", name=name, since=since) is not None

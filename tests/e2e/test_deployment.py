@@ -96,6 +96,7 @@ def test_the_database_goes_and_probes_kill_nobody(tmp_path: Path) -> None:
         finally:
             server.start()
         site.until("both are ready", lambda: _codes(site, others, "/readyz") == {httpx.codes.OK})
+        site.until_said("standby", "leading")
         site.alarm("Mail is down")
         site.until_delivered(1)
         for path in tmp_path.glob("*.log"):
