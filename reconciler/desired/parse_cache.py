@@ -11,6 +11,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,6 @@ from reconciler.model.state import DesiredIntegration, Origin, Tree
 _UNRESOLVED = 1
 _FORMAT = 2
 _WORTH_WRITING = 200
-Whole = Mapping[str, Any]
 
 
 class _Document(msgspec.Struct, array_like=True, gc=False):
@@ -65,13 +65,13 @@ class _File(msgspec.Struct, array_like=True):
 class KeptIntegration(DesiredIntegration):
     """An integration from the cache. Its manifest was right when it was kept, and is built again when somebody asks."""
 
-    __slots__ = ("_whole",)
+    __slots__ = ("_kept",)
 
     def __init__(
         # The same parameters as the dataclass, so that `dataclasses.replace` works.
         self,
         ref: Ref,
-        manifest: Integration | Whole,
+        manifest: "Integration | _Document",
         tree: Tree,
         source_hash: str,
         origin: Origin,
@@ -80,7 +80,7 @@ class KeptIntegration(DesiredIntegration):
     ) -> None:
         put = partial(object.__setattr__, self)
         put("ref", ref)
-        put("_whole", manifest)
+        put("_kept", manifest)
         put("tree", tree)
         put("source_hash", source_hash)
         put("origin", origin)
@@ -89,11 +89,11 @@ class KeptIntegration(DesiredIntegration):
 
     @property
     def manifest(self) -> Integration:
-        whole: Integration | Whole = object.__getattribute__(self, "_whole")
-        if not isinstance(whole, Integration):
-            whole = Integration.model_validate(whole)
-            object.__setattr__(self, "_whole", whole)
-        return whole
+        kept: Integration | _Document = object.__getattribute__(self, "_kept")
+        if not isinstance(kept, Integration):
+            kept = Integration.model_validate(_whole(kept, self.tree))
+            object.__setattr__(self, "_kept", kept)
+        return kept
 
 
 class ParseCache:
@@ -122,15 +122,19 @@ class ParseCache:
         outcomes = tuple(_outcome(one, path, setting, reads) for one in record.documents)
         return FileState(path, blob_id, outcomes)
 
-    def put(self, state: FileState, setting: Setting) -> None:
-        """Keep a file without findings; others are checked anew every time."""
+    def put(self, state: FileState, setting: Setting) -> FileState:
+        """Keep a file without findings; others are checked anew every time. Gives it back as `get` would: most of the
+        memory of a large repository is manifests that nobody will look at.
+        """
         if not state.is_clean or any(outcome.workspace_name for outcome in state.outcomes):
-            return
+            return state
         good = [outcome for outcome in state.outcomes if outcome.integration is not None]
         defaults = {ref.workspace: _digest(setting.defaults.get(ref.workspace)) for ref in state.refs}
         reads = {path: setting.blob_of(path) or "" for path in state.reads}
-        self._loaded()[state.path] = _Record(state.blob_id, defaults, reads, tuple(map(_document, good)))
+        documents = tuple(map(_document, good))
+        self._loaded()[state.path] = _Record(state.blob_id, defaults, reads, documents)
         self._changed += 1
+        return replace(state, outcomes=tuple(map(_light, good, documents)))
 
     def keep_only(self, paths: Mapping[str, object]) -> None:
         """Forget files that are no longer there."""
@@ -199,17 +203,29 @@ def _auth_type(tree: Tree) -> object:
     return auth.get("type") if isinstance(auth, Mapping) else None
 
 
-def _outcome(kept: _Document, path: str, setting: Setting, reads: tuple[str, ...]) -> Outcome:
-    workspace, spec = kept.workspace, kept.spec
+def _light(outcome: Outcome, kept: _Document) -> Outcome:
+    one = outcome.integration
+    if one is None:
+        return outcome
+    light = KeptIntegration(one.ref, kept, one.tree, one.source_hash, one.origin, one.created_by, one.updated_at)
+    return replace(outcome, integration=light)
+
+
+def _whole(kept: _Document, spec: Tree) -> Mapping[str, Any]:
+    """What the manifest is built of again."""
     whole_spec = {**spec, "auth": {**spec.get("auth", {}), "type": kept.auth_type}} if kept.auth_type else spec
-    whole = {"apiVersion": API_VERSION, "kind": "Integration", "metadata": kept.metadata, "spec": whole_spec}
+    return {"apiVersion": API_VERSION, "kind": "Integration", "metadata": kept.metadata, "spec": whole_spec}
+
+
+def _outcome(kept: _Document, path: str, setting: Setting, reads: tuple[str, ...]) -> Outcome:
+    workspace = kept.workspace
     ref = Ref(workspace, kept.name)
     origin = Origin(setting.source, path, kept.line, setting.revision)
     links = None
     if kept.depends_on or kept.sources or kept.awaits:
         sources = tuple((at, tuple(Ref(workspace, name) for name in names)) for at, names in kept.sources)
         links = make_links(tuple(Ref(workspace, name) for name in kept.depends_on), sources, kept.awaits)
-    integration = KeptIntegration(ref, whole, spec, kept.source_hash, origin)
+    integration = KeptIntegration(ref, kept, kept.spec, kept.source_hash, origin)
     return Outcome(
         kept.index, kept.line, ref, integration=integration, reads=reads, links=links, subjects=kept.subjects
     )

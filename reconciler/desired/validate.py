@@ -48,7 +48,9 @@ class StateCache(Protocol):
 
     def get(self, path: str, blob_id: str, setting: Setting) -> FileState | None: ...
 
-    def put(self, state: FileState, setting: Setting) -> None: ...
+    def put(self, state: FileState, setting: Setting) -> FileState:
+        """The same state, perhaps in a form that takes less memory."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +237,7 @@ class _Run:
             return cached
         state = check_file(self.parsed.get(path) or parse_file(self.snapshot, path), setting, before)
         self.parsed.pop(path, None)
-        if cache and state.is_clean:
-            cache.put(state, setting)
-        return state
+        return cache.put(state, setting) if cache else state
 
     def _result(
         self, files: dict[str, FileState], fresh: dict[str, FileState], index: NameIndex, declaring: frozenset[str]
