@@ -12,6 +12,7 @@ from reconciler.cli.options import examples
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("console", "json")
 ROLES = ("all", "controller", "worker", "api")
+MOST_FILES = 65_536
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +75,18 @@ def run(args: argparse.Namespace) -> int:
 
         daemon = Daemon(settings, os.environ, is_observing=args.observe)
         configure_log(settings.log, daemon.redactor)
+        permit_files()
         return 0 if asyncio.run(run_until_signal(daemon)) else 1
     except (SettingsError, StoreError, OSError) as error:
         print(f"reconciler run: {error}", file=sys.stderr)
         return 1
+
+
+def permit_files() -> None:
+    """Many open files, as far as the system lets us: the usual 1,024 is meant for programs that call select()."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

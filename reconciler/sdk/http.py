@@ -57,12 +57,16 @@ Observe = Callable[[Attempt], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
-    """`tries` of a safe request in all; a requested wait above `max_wait` is left to the engine."""
+    """`tries` of a safe request in all; a requested wait above `max_wait` is left to the engine.
+
+    `keep`: how long connections stay open unused.
+    """
 
     tries: int = 3
     backoff: timedelta = timedelta(seconds=1)
     max_wait: timedelta = timedelta(seconds=20)
     max_body: int = 64 * 2**20
+    keep: timedelta = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,8 @@ class HttpClient:
     def _make_wire(self) -> "Wire":
         from reconciler.sdk.transport import Wire
 
-        return Wire(self._network, self._network.tls(), max_body=self._settings.max_body)
+        settings = self._settings
+        return Wire(self._network, self._network.tls(), max_body=settings.max_body, keep=settings.keep)
 
     async def _retried(self, wire: "Wire", order: _Order) -> Answer:
         tries = self._settings.tries if order.request.is_safe else 1

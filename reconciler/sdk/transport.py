@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -19,7 +20,6 @@ from reconciler.model.condition import Reason
 from reconciler.sdk.errors import AmbiguousError, ConnectorError, RejectedError, TransientError
 from reconciler.sdk.network import GuardedNetwork, tls_refusal
 
-KEEP_IDLE = 15.0
 _NOTHING_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
 
 
@@ -88,10 +88,10 @@ class _Bytes(httpx.AsyncByteStream):
 class _Pools(httpx.AsyncBaseTransport):
     """A direct pool and, where there is a proxy, one through it."""
 
-    def __init__(self, network: GuardedNetwork, context: ssl.SSLContext) -> None:
+    def __init__(self, network: GuardedNetwork, context: ssl.SSLContext, keep: float) -> None:
         self._network = network
         backend = _CheckedBackend(network)
-        common: dict[str, Any] = {"ssl_context": context, "network_backend": backend, "keepalive_expiry": KEEP_IDLE}
+        common: dict[str, Any] = {"ssl_context": context, "network_backend": backend, "keepalive_expiry": keep}
         self._direct = httpcore.AsyncConnectionPool(max_connections=None, **common)
         self._proxied = _proxy_pool(network.settings.proxy, common) if network.settings.proxy else None
 
@@ -132,28 +132,37 @@ def _proxy_pool(proxy: str, common: Mapping[str, Any]) -> httpcore.AsyncHTTPProx
 
 
 class Wire:
-    """An open client: connections are kept between requests, cookies are not."""
+    """Connections are kept between requests, cookies are not. Unused for `keep`, everything is closed until the next one.
 
-    def __init__(self, network: GuardedNetwork, context: ssl.SSLContext, *, max_body: int) -> None:
-        settings = network.settings
-        read = settings.read_timeout.total_seconds()
+    The library closes a connection that was kept for too long with the next request only, and a thousand integrations that
+    ask once in five minutes would hold a thousand sockets meanwhile.
+    """
+
+    def __init__(self, network: GuardedNetwork, context: ssl.SSLContext, *, max_body: int, keep: timedelta) -> None:
         self._network = network
+        self._context = context
         self._max_body = max_body
-        self._client = httpx.AsyncClient(
-            transport=_Pools(network, context),
-            timeout=httpx.Timeout(read, connect=settings.connect_timeout.total_seconds()),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            trust_env=False,
-        )
-        self._client.headers.clear()
+        self._keep = keep.total_seconds()
+        self._client: httpx.AsyncClient | None = None
+        self._busy = 0
+        self._used_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def exchange(self, request: Prepared) -> Received:
         """Send once and read the whole answer; raises errors of the contract."""
-        built = self._client.build_request(
-            request.method, request.url, headers=dict(request.headers), content=request.body
-        )
+        self._busy += 1
         try:
-            answer = await self._client.send(built, stream=True)
+            return await self._exchange(request)
+        finally:
+            self._busy -= 1
+            self._rest_later()
+
+    async def _exchange(self, request: Prepared) -> Received:
+        client = self._opened()
+        built = client.build_request(request.method, request.url, headers=dict(request.headers), content=request.body)
+        try:
+            answer = await client.send(built, stream=True)
             try:
                 body = await self._body(answer)
             finally:
@@ -177,7 +186,48 @@ class Wire:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._let_go()
+        await asyncio.gather(*self._closing)
+
+    def _opened(self) -> httpx.AsyncClient:
+        if self._client is None:
+            settings = self._network.settings
+            read, connect = settings.read_timeout.total_seconds(), settings.connect_timeout.total_seconds()
+            self._client = httpx.AsyncClient(
+                transport=_Pools(self._network, self._context, self._keep),
+                timeout=httpx.Timeout(read, connect=connect),
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                trust_env=False,
+            )
+            self._client.headers.clear()
+        return self._client
+
+    def _rest_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._used_at = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self._keep, self._rest)
+
+    def _rest(self) -> None:
+        """One timer for many requests: it looks when the last one was, and comes again where that was later."""
+        self._timer = None
+        if self._busy:
+            return
+        loop = asyncio.get_running_loop()
+        left = self._used_at + self._keep - loop.time()
+        if left > 0:
+            self._timer = loop.call_later(left, self._rest)
+        else:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            task = asyncio.create_task(client.aclose())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def _translated(self, error: Exception, request: Prepared) -> ConnectorError:
         host = request.url.netloc.decode()

@@ -40,6 +40,7 @@ class Server:
     port: int = 0
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     failures: list[BaseException] = field(default_factory=list)
 
     @property
@@ -57,6 +58,7 @@ class Server:
                 await play(seen, writer)
                 await writer.drain()
         writer.close()
+        self.ended.set()
 
 
 async def read_request(reader: asyncio.StreamReader) -> Seen:
