@@ -122,12 +122,12 @@ ENTITIES = (
     table_entity("group_members", "sys_user_grmember", "Group members"),
     table_entity("journal", "sys_journal_field", "Comments and work notes", cursor="sys_created_on"),
 )
+FEDERATED = tuple(replace(e, by_default=True) if e.name in {"cis", "ci_relations"} else e for e in ENTITIES)
 ALWAYS = {"journal": "elementINcomments,work_notes"}
 
 
 def entities_of(config: Config) -> tuple[RestEntity, ...]:
-    federated = ("cis", "ci_relations") if config.cmdb_federation else ()
-    known = tuple(replace(e, by_default=True) if e.name in federated else e for e in ENTITIES)
+    known = FEDERATED if config.cmdb_federation else ENTITIES
     return known + tuple(table_entity(t, t, by_default=True) for t in config.tables)
 
 

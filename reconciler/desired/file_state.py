@@ -107,7 +107,7 @@ def check_file(parsed: ParsedFile, setting: Setting, before: FileState | None) -
     findings = _findings(parsed, outcomes)
     unattributed = any(outcome.is_broken and not outcome.is_attributed for outcome in outcomes)
     state = FileState(
-        parsed.path, parsed.blob_id, tuple(replace(outcome, problems=()) for outcome in outcomes), findings
+        parsed.path, parsed.blob_id, tuple(replace(o, problems=()) if o.problems else o for o in outcomes), findings
     )
     if not parsed.yaml.problems and not unattributed:
         return state

@@ -8,6 +8,7 @@ folder is followed (mounted ConfigMaps are made of them) and one that leads out 
 in full raises: a partial listing would read as "the rest was deleted".
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -203,7 +204,7 @@ class _Scan:
         self._limit = limit
         self._tracked = _with_folders(checkout.files) if checkout else frozenset()
         self._files: dict[str, FileEntry] = {}
-        self._real_folders: dict[Path, Path] = {}
+        self._real_folders: dict[str, str] = {}
         self.contents: dict[str, bytes] = {}
         self._room = room
 
@@ -293,10 +294,14 @@ class _Scan:
         return blob_id(content)
 
     def _content(self, path: str) -> bytes:
-        place = self._root / path
-        if place.parent not in self._real_folders:
-            self._real_folders[place.parent] = _real(place.parent)
-        return _read_file(self._root, path, self._limit, self._real_folders[place.parent])
+        folder, _, name = path.rpartition("/")
+        real = self._real_folders.get(folder)
+        if real is None:
+            real = self._real_folders[folder] = str(_inside(self._root, folder, path))
+        try:
+            return _read_ordinary(f"{real}/{name}", path, self._limit)
+        except _LinkError:
+            return _read_file(self._root, path, self._limit)
 
     def _keep(self, path: str, content: bytes) -> None:
         if len(content) <= self._room and path.endswith((".yaml", ".yml")):
@@ -315,20 +320,35 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _read_file(root: Path, path: str, limit: int, folder: Path | None = None) -> bytes:
-    """Bytes of an ordinary file inside `root`; never waits on a pipe, never follows a link out.
-
-    `folder` is where the file's folder really is, as far as that is known already.
-    """
-    name = path.rpartition("/")[2]
-    target = _real(root / path) if folder is None or (folder / name).is_symlink() else folder / name
-    if not target.is_relative_to(root):
+def _inside(root: Path, place: str, path: str) -> Path:
+    """Where `place` really is; raises ReadError for `path` where that is not in `root`."""
+    real = _real(root / place)
+    if not real.is_relative_to(root):
         raise ReadError(path, ReadFault.NOT_A_FILE, "leads out of the folder")
+    return real
+
+
+def _read_file(root: Path, path: str, limit: int) -> bytes:
+    """Bytes of an ordinary file inside `root`; never waits on a pipe, never follows a link out."""
+    try:
+        return _read_ordinary(str(_inside(root, path, path)), path, limit)
+    except _LinkError:
+        raise ReadError(path, ReadFault.UNREADABLE, "cannot be read: it has just become a link") from None
+
+
+class _LinkError(Exception):
+    """The file is a link."""
+
+
+def _read_ordinary(target: str, path: str, limit: int) -> bytes:
+    """Raises ReadError, and _LinkError where the last part of `target` is a link."""
     try:
         descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise ReadError(path, ReadFault.MISSING, "no such file any more") from None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _LinkError from None
         raise ReadError(path, ReadFault.UNREADABLE, f"cannot be read: {error.strerror}") from None
     with open(descriptor, "rb", closefd=True) as file:  # noqa: PTH123 - a descriptor, not a path
         found = os.fstat(descriptor)

@@ -140,8 +140,8 @@ def test_unchanged_files_are_not_read_again(plain: Path, monkeypatch: pytest.Mon
     opened: list[str] = []
     real = os.open
 
-    def noted(path: Path, flags: int) -> int:
-        opened.append(path.name)
+    def noted(path: str, flags: int) -> int:
+        opened.append(Path(path).name)
         return real(path, flags)
 
     monkeypatch.setattr(os, "open", noted)
