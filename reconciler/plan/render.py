@@ -1,5 +1,6 @@
 """A plan as text for a terminal, JSON for programs, markdown for a pull request. Nothing here knows a secret's value."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -134,7 +135,7 @@ def markdown(plan: Plan) -> str:
     """A comment under the size limits of the code hosts; MARKER lets a bot find and replace its own comment."""
     head = [MARKER, f"### reconciler: {summary(plan)}", ""]
     head += [f"> **Blocked** ({b.code}): {b.message}. {b.remedy}" for b in plan.blocks]
-    head += [f"> **{f.severity}** `{f}`" for f in plan.findings[:50]]
+    head += [f"> **{f.severity}** {_code(str(f))}" for f in plan.findings[:50]]
     if len(plan.findings) > 50:
         head.append(f"> and {len(plan.findings) - 50} more findings")
     table = ["", "| | integration | type | action | why |", "|---|---|---|---|---|"]
@@ -142,6 +143,13 @@ def markdown(plan: Plan) -> str:
     details = [_details(a) for a in plan.actions if a.changes]
     foot = f"\nPlan digest `{plan.digest[:16]}`, `{plan.base_revision[:12] or '(nothing)'}` → `{plan.head_revision[:12]}`\n"
     return _fit(head, (table + rows) if rows else [], details, foot)
+
+
+def _code(value: str) -> str:
+    """A code span, whatever is in it (CommonMark 6.1): fenced by one more backtick than stand together inside."""
+    fence = "`" * (max(map(len, re.findall("`+", value)), default=0) + 1)
+    room = " " if value.startswith("`") or value.endswith("`") else ""
+    return f"{fence}{room}{' '.join(value.split())}{room}{fence}"
 
 
 def _cell(value: str) -> str:

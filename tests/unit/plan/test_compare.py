@@ -275,6 +275,12 @@ def test_markdown_fits_into_a_comment() -> None:
     assert shown.count("<details>") == shown.count("</details>")
 
 
+def test_a_finding_cannot_break_out_of_its_code_span() -> None:
+    quoting = Finding("a.yaml", 3, 5, Code.INVALID_VALUE, "there is no `x``y`")
+    shown = render(compare(state(findings=(quoting,)), ObservedState("", {})), "markdown")
+    assert "> **error** ``` a.yaml:3:5: invalid-value: there is no `x``y` ```\n" in shown
+
+
 def test_exit_codes_and_their_precedence() -> None:
     error = Finding("a", 0, 0, Code.YAML_SYNTAX, "x")
     warning = Finding("a", 0, 0, Code.YAML_SYNTAX, "x", severity=Severity.WARNING)
