@@ -4,20 +4,22 @@ In: settings and a bind credential. Out: pages of records `{"id", "dn", attribut
 objectGUID, so a rename moves nothing, and `manager_id` is that of the entry which `manager` names. The values of an
 attribute are a set in LDAP, hence sorted; bytes are base64. Only named attributes are read, so no password hash ever comes
 along and a record's shape does not depend on rights.
-Deletions are absence from a complete full run. Not done, because the library can send neither their controls nor any of
+Deletions are absence from a complete full run, or from a listing of identities alone, which asks for no other attribute but
+the change time. Not done, because the library can send neither their controls nor any of
 our own: change feeds (syncrepl, DirSync) and Active Directory's tombstones. Not done either: writes.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 from connectors.hr_ldap.flavours import FLAVOURS, as_text
 from connectors.hr_ldap.lookups import Lookups, complete
 from connectors.hr_ldap.records import BINARY, View, time_of
 from connectors.hr_ldap.settings import MAX_PAGE, CertificateAuth, Config, ExternalAuth, SimpleAuth, Source
-from reconciler.model.record import LogLevel, Page, ReadRequest
-from reconciler.sdk.contract import Connector, Entity, Probe, Right
+from reconciler.model.record import LogLevel, Page, ReadRequest, Scope
+from reconciler.sdk.contract import Connector, Deletes, Entity, Probe, Right
 from reconciler.sdk.errors import ForbiddenError, TransientError, UnsupportedError
 from reconciler.sdk.ldap import PAGED_RESULTS, Entry, Session
 from reconciler.sdk.ldap_client import Certificate, External, Server, Simple
@@ -35,6 +37,7 @@ class HrLdap(Connector[Config, SimpleAuth | CertificateAuth | ExternalAuth]):
     entities = tuple(
         Entity(
             name=name, title=title, cursor="modifyTimestamp", overlap=timedelta(minutes=15), page_size=500,
+            deletes=Deletes.KEYS,
             rights=("search and read the subtree, entryUUID and modifyTimestamp (AD: objectGUID and whenChanged)",),
         )
         for name, title in (("people", "People"), ("groups", "Groups with their members"))
@@ -76,6 +79,8 @@ class HrLdap(Connector[Config, SimpleAuth | CertificateAuth | ExternalAuth]):
 
     async def read(self, entity: Entity, request: ReadRequest) -> AsyncIterator[Page]:
         view = self._view(entity)
+        is_keys = request.scope is Scope.KEYS
+        view = replace(view, attributes=(), link="") if is_keys else view
         since = view.since(request, entity.overlap)
         size = min(request.page_size or self.config.page_size, MAX_PAGE)
         number = 0
@@ -84,8 +89,12 @@ class HrLdap(Connector[Config, SimpleAuth | CertificateAuth | ExternalAuth]):
             await session.require_base(view.base_dn)
             async for entries, is_last in session.pages(view.base_dn, since, view.wire_names, size):
                 number += 1
+                position = None if is_last else {"page": number}
+                if is_keys:
+                    yield view.keys(entries, position)
+                    continue
                 whole = [Entry(e.dn, await complete(e, lookups.look)) for e in entries]
-                yield view.page(whole, await lookups.ids(view.linked(whole)), None if is_last else {"page": number})
+                yield view.page(whole, await lookups.ids(view.linked(whole)), position)
 
     def _view(self, entity: Entity) -> View:
         source: Source = getattr(self.config, entity.name)

@@ -7,7 +7,7 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -81,6 +81,17 @@ class View:
             raise ForbiddenError(f"the account may read entries of {self.base_dn} but not their {self.flavour.key}")
         watermark = rfc3339(max(times)) if times else None
         return Page(tuple(keys), tuple(payloads), rejects=tuple(rejects), watermark=watermark, position=position)
+
+    def keys(self, entries: Sequence[Entry], position: Mapping[str, Any] | None) -> Page:
+        """A page of a listing of keys. Raises ForbiddenError where an entry hides its identity: nobody could tell who is gone."""
+        page = self.page(entries, {}, position)
+        if page.rejects:
+            message = f"{len(page.rejects)} entries of {self.base_dn} do not show their {self.flavour.key}"
+            raise ForbiddenError(f"{message}, so nobody can tell who is gone: let the account read it")
+        asked = {name.lower() for name in self.wire_names}
+        shown = (_by_lower_name(e.values, asked).get(self.flavour.changed.lower(), ()) for e in entries)
+        times = (next(filter(None, map(time_of, values)), None) for values in shown)
+        return replace(page, watermark=None, changed_at=tuple(rfc3339(at) if at else "" for at in times))
 
     def _record(self, names: Iterable[tuple[str, str]], lower: Values) -> dict[str, Any]:
         """By the names of the manifest, whatever case the server prefers."""

@@ -4,21 +4,21 @@ Credential: basic (a user), oauth2 (client credentials; with `username` and `pas
 refresh token that it brings), jwt_bearer, or api_key. The user needs read rights on the tables and, for replies, `itil`; its
 time zone must be GMT, because the instance reads dates in conditions in the session's zone (`probe` finds out). Lists are
 read by keyset (change time, sys_id), so that records that move while we read skip nobody; the end is believed only of a
-counted answer, because access rules are applied after the page is cut. Deletions: absence from a full run, or the scope
-`delta`, which reads `sys_audit`.
+counted answer, because access rules are applied after the page is cut. Deletions: absence from a listing of sys_ids or a
+full run, or the scope `delta`, which reads `sys_audit`.
 Limits: set by the instance's admin, per user and hour; its headers are obeyed. ServiceNow has no webhooks that a client
 could register. Reference: developer.servicenow.com, REST API: Table, Aggregate, CMDB Instance; OAuth.
 """
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 import msgspec
 
-from connectors.servicenow.listing import AUDIT, Place, both, columns_in, stamp
+from connectors.servicenow.listing import AUDIT, KEYS, Place, both, columns_in, stamp
 from connectors.servicenow.settings import (
     ALWAYS,
     ENTITIES,
@@ -34,20 +34,21 @@ from connectors.servicenow.settings import (
     entities_of,
 )
 from reconciler.model.event import Message, Receipt
-from reconciler.model.record import LogLevel, Page, ReadRequest
+from reconciler.model.record import LogLevel, Page, ReadRequest, Scope
 from reconciler.model.secret import Secret
 from reconciler.sdk.auth import Authenticator, Grant, Granted, Header, basic, oauth_token
 from reconciler.sdk.contract import Answer, Channel, Entity, Probe, Repeat, Room
 from reconciler.sdk.errors import ConnectorError, ForbiddenError, RejectedError, TransientError, UnauthorizedError
 from reconciler.sdk.jwt import rs256
 from reconciler.sdk.paging import dig
-from reconciler.sdk.rest import Partition, RestChannel, RestConnector, RestEntity, skew_of
+from reconciler.sdk.rest import Partition, RestChannel, RestConnector, RestEntity, as_keys, skew_of
 
 # Not "refresh...": the instance hands out the same one again, so it may be used more than once.
 TOKEN, RENEWAL = "access", "renewal"
 CURRENT_USER = "sys_id=javascript:gs.getUserID()"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 AUDIT_PAGE = 100  # its keys go into one URL
+KEYS_PAGE = 10_000  # what instances give at most, unless told otherwise
 _START = Place()
 _CUT_SHORT = re.compile(rb'"error":\s*\{[^{}]*\},\s*"status":\s*"failure"\s*\}\s*$')
 
@@ -189,8 +190,8 @@ class ServiceNow(RestConnector[Config, BasicAuth | OAuth2 | JwtBearer | ApiKey])
     async def read(self, entity: Entity, request: ReadRequest) -> AsyncIterator[Page]:
         rest = cast("RestEntity", entity)
         since = self.since(rest, request, Partition())
-        size = request.page_size or entity.page_size
-        place: Place | None = Place(**request.resume) if request.resume else Place()
+        place: Place | None = Place.at(request)
+        size = request.page_size or (KEYS_PAGE if request.scope is Scope.KEYS else entity.page_size)
         while place is not None:
             try:
                 page, following = await self._page(rest, since, place, size)
@@ -200,7 +201,7 @@ class ServiceNow(RestConnector[Config, BasicAuth | OAuth2 | JwtBearer | ApiKey])
                 size //= 2
                 continue
             place = following or place.next_stage(request, since)
-            yield replace(page, position=asdict(place) if place else None)
+            yield replace(page, position=place.kept if place else None)
 
     async def _page(
         self, entity: RestEntity, since: datetime | None, place: Place, size: int
@@ -208,12 +209,15 @@ class ServiceNow(RestConnector[Config, BasicAuth | OAuth2 | JwtBearer | ApiKey])
         """The page at `place`, and the next place of its stage."""
         listed = AUDIT if place.stage == "deleted" else entity
         size = min(size, AUDIT_PAGE) if place.stage == "deleted" else size
-        answer = await self._rows(listed.path, place.query(entity, self._conditions(entity), since), size, place)
+        only = entity.key_params if place.stage == "keys" else {}
+        query = place.query(entity, self._conditions(entity), since)
+        answer = await self._rows(listed.path, query, size, place, params=only)
         page, _ = self.cut(listed, answer, None, Partition())
         following = place.after(answer, place.last(entity, page), len(page.keys), size)
         if place.stage == "deleted":
             return await self._deletions(entity, page), following
-        return replace(page, total=page.total if place == Place() else None), following
+        page = as_keys(entity, page) if place.stage == "keys" else page
+        return replace(page, total=page.total if place in (_START, KEYS) else None), following
 
     async def _rows(self, path: str, query: str, size: int, place: Place = _START, **more: Any) -> Answer:
         params = {

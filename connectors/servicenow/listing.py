@@ -5,9 +5,10 @@ takes it for a query of its own.
 """
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -27,13 +28,27 @@ class Place:
     """Where a read stands: behind the record (`t`, `id`), and `offset` rows further where rows are hidden from us.
 
     Stages: records with a change time; then those without (where nothing bounds the read), or deletions (scope delta).
+    A listing of keys has one stage, by sys_id: nothing that moves meanwhile changes its place.
     """
 
-    stage: Literal["timed", "untimed", "deleted"] = "timed"
+    stage: Literal["timed", "untimed", "deleted", "keys"] = "timed"
     t: str = ""
     id: str = ""
     offset: int = 0
     counted: bool = True
+
+    @classmethod
+    def at(cls, request: ReadRequest) -> "Place":
+        """Where a read begins or goes on."""
+        kept = request.resume or {}
+        if request.scope is Scope.KEYS:
+            return cls(**kept["keys"]) if "keys" in kept else KEYS
+        return cls(**kept)
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """As a position. That of a listing of keys is of another kind: no read of records may go on from there."""
+        return {"keys": asdict(self)} if self.stage == "keys" else asdict(self)
 
     def after(self, answer: Answer, last: tuple[str, str] | None, count: int, size: int) -> "Place | None":
         """The next place of this stage; None at the end, which only a counted answer can tell."""
@@ -71,13 +86,17 @@ class Place:
         """The encoded query of the page here."""
         column = self.column(entity)
         base = deletions_of(entity) if self.stage == "deleted" else conditions
-        if self.stage == "untimed":
-            return both(base, f"{column}ISEMPTY", f"sys_id>{self.id}" if self.id else "", "ORDERBYsys_id")
+        if self.stage in ("untimed", "keys"):
+            untimed = f"{column}ISEMPTY" if self.stage == "untimed" else ""
+            return both(base, untimed, f"sys_id>{self.id}" if self.id else "", "ORDERBYsys_id")
         bound = both(base, f"{column}>={stamp(since)}" if since else f"{column}ISNOTEMPTY")
         order = f"ORDERBY{column}^ORDERBYsys_id"
         if not self.t:
             return both(bound, order)
         return f"{bound}^{column}>{self.t}^NQ{bound}^{column}={self.t}^sys_id>{self.id}^{order}"
+
+
+KEYS = Place("keys")
 
 
 def deletions_of(entity: RestEntity) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from reconciler.model.clock import from_rfc3339
 from reconciler.model.secret import Secret
-from reconciler.sdk.contract import AuthSettings, Settings
+from reconciler.sdk.contract import AuthSettings, Deletes, Settings
 from reconciler.sdk.paging import SinglePage
 from reconciler.sdk.rest import RestEntity
 
@@ -105,6 +105,7 @@ def table_entity(
     return RestEntity(
         name=name, title=title or table, path=f"/api/now/table/{table}", records="result", pager=SinglePage(), key="sys_id",
         cursor=cursor, at=utc, ordered=True, has_delta=True, by_default=by_default, page_size=1000,
+        deletes=Deletes.KEYS, key_params={"sysparm_fields": f"sys_id,{cursor}"},
         rights=(f"read {table}",),
     )  # fmt: skip
 

@@ -33,6 +33,7 @@ REPEATS = {
 }
 DELETES = {
     Deletes.FULL_RUN: "by a complete full run",
+    Deletes.KEYS: "by listing keys alone (scope keys), or a complete full run",
     Deletes.FLAG: "by a mark in the record",
     Deletes.FEED: "by the delta scope",
 }
@@ -117,6 +118,7 @@ def _capabilities(connector: AnyConnector) -> Iterator[str]:
         ("reads records", bool(entities)),
         ("reads only what changed", any(e.cursor for e in entities)),
         ("reads a change feed (scope delta)", any(e.has_delta for e in entities)),
+        ("lists keys alone to find deletions (scope keys)", any(e.deletes is Deletes.KEYS for e in entities)),
         ("settings add entities or choose what is read by default", own_entities),
         ("estimates how much a sync will read", issubclass(connector, Counts)),
         ("delivers events (write-back)", bool(channels)),

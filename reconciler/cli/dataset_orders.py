@@ -127,11 +127,21 @@ def next_sync_text(
             f"  {', '.join(others)}: stays as it is, but for what changes at the remote{overlap}; a full sync"
             " (--scope full) brings the remote's state back"
         )
+    if row.next_keys_at and (listed := _listing_keys(row.type, tree, others)):
+        lines.append(
+            f"  {', '.join(listed)}: keys are listed at {row.next_keys_at[:19]}Z; what is not at the remote is deleted again"
+        )
     if whole:
         lines.append(
             f"  {', '.join(whole)}: is read as a whole each time, which brings the remote's state back; --suspend keeps it off"
         )
     return lines
+
+
+def _listing_keys(type_name: str, tree: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    from reconciler.sdk.contract import Deletes
+
+    return [e.name for e in _declared(type_name, tree) if e.deletes is Deletes.KEYS and e.name in names]
 
 
 def _declared(type_name: str, tree: Mapping[str, Any]) -> "Sequence[Entity]":

@@ -47,12 +47,16 @@ def progress_text(seen: Seen) -> str:
         return "waiting for its turn"
     estimated = run.counts.estimated
     of = f" of about {estimated:,}" if estimated is not None else ""
-    return f"{run.step or run.state}: {run.counts.records:,}{of} records in {run.counts.pages:,} pages"
+    what = "keys" if run.scope == "keys" else "records"
+    return f"{run.step or run.state}: {run.counts.records:,}{of} {what} in {run.counts.pages:,} pages"
 
 
 def result_text(run: "Run") -> str:
     """The end of a run in one line; why it failed is told apart."""
     n = run.counts
+    if run.scope == "keys":
+        missing = f", {n.missing} missing here" if n.missing else ""
+        return f"{run.public_id} {run.result or run.state}: {n.listed} keys listed, {n.deleted} deleted{missing}"
     numbers = f"{n.added} added, {n.updated} updated, {n.unchanged} unchanged, {n.deleted} deleted"
     rejected = f", {n.rejected} rejected" if n.rejected else ""
     return f"{run.public_id} {run.result or run.state}: {numbers}{rejected}"

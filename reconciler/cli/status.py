@@ -87,6 +87,7 @@ def as_json(view: "IntegrationView") -> dict[str, Any]:
         "last_sync_result": row.last_sync_result or None,
         "last_sync_error": row.last_sync_error or None,
         "next_sync_at": row.next_sync_at,
+        "next_keys_at": row.next_keys_at,
         "drift": list(row.drifted),
         "uptime_percent": view.uptime_percent,
         "total_syncs": row.total_syncs,
@@ -139,7 +140,8 @@ def table(views: "list[IntegrationView]", now: datetime) -> str:
 def _last(view: "IntegrationView", now: datetime) -> str:
     row = view.row
     if view.running is not None:
-        return f"running, {view.running.counts.records} records"
+        what = "keys" if view.running.scope == "keys" else "records"
+        return f"running, {view.running.counts.records} {what}"
     if row.last_sync_at is None:
         return row.last_sync_result or "-"
     age = ago(row.last_sync_at, now)
@@ -188,6 +190,8 @@ def one_text(view: "IntegrationView", history: "list[Run]", now: datetime) -> st
     lines += [text for text in (_who(view),) if text]
     if row.missing:
         lines.append(f"missing rights: {', '.join(row.missing)}")
+    if row.next_keys_at:
+        lines.append(f"keys are listed to find what is deleted: {_until(row.next_keys_at, now)}")
     conditions = [(c.type, c.truth, c.reason, c.message) for c in (view.ready, *view.conditions.values())]
     lines += ["", "conditions:", *_indented(conditions)]
     if history:
@@ -213,6 +217,8 @@ def _who(view: "IntegrationView") -> str:
 def _run_row(r: "Run") -> tuple[str, ...]:
     n = r.counts
     numbers = f"+{n.added} ~{n.updated} -{n.deleted} ={n.unchanged}" + (f" !{n.rejected}" if n.rejected else "")
+    if r.scope == "keys":
+        numbers = f"-{n.deleted} of {n.listed} keys" + (f" ?{n.missing}" if n.missing else "")
     why = ": ".join(part for part in (r.reason, r.error) if part) if r.result != "success" else ""
     what = r.scope if r.is_sync else "replay" if r.is_replay else f"rollback to {r.restores}"
     return r.public_id, f"{r.requested_at[:19]}Z", what, str(r.result or r.state), numbers, one_line(why)

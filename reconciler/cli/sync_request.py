@@ -16,7 +16,7 @@ from reconciler.cli.times import instant
 if TYPE_CHECKING:
     from reconciler.sdk.contract import Entity
 
-SCOPES = ("full", "incremental", "delta")
+SCOPES = ("full", "incremental", "delta", "keys")
 
 
 def sync_params(args: argparse.Namespace, type_name: str, tree: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -28,6 +28,8 @@ def sync_params(args: argparse.Namespace, type_name: str, tree: Mapping[str, Any
     chosen = _chosen(type_name, declared_entities(type_name, tree), names, tree)
     if scope == "delta":
         _check_delta(type_name, chosen)
+    if scope == "keys":
+        _check_keys(type_name, chosen, bool(names))
     since = _since(args.since, scope, now)
     asked: dict[str, Any] = {"scope": scope, "allow_deletes": args.allow_deletes, "accept_schema": args.accept_schema}
     return asked | ({"entities": names} if names else {}) | ({"since": rfc3339(since)} if since else {})
@@ -79,11 +81,22 @@ def _check_delta(type_name: str, chosen: "Iterable[Entity]") -> None:
         raise CommandError(f"--scope delta: {type_name} has no change feed for {', '.join(without)}; {remedy}")
 
 
+def _check_keys(type_name: str, chosen: "Sequence[Entity]", is_named: bool) -> None:
+    """What was named has to be able to; of what a sync usually reads, the rest is left out."""
+    from reconciler.sdk.contract import Deletes
+
+    without = [entity.name for entity in chosen if entity.deletes is not Deletes.KEYS]
+    if without and (is_named or len(without) == len(chosen)):
+        remedy = f"see how their deletions become known: reconciler connectors {type_name}"
+        raise CommandError(f"--scope keys: {type_name} lists no keys alone of {', '.join(without)}; {remedy}")
+
+
 def _since(text: str | None, scope: str, now: datetime) -> datetime | None:
     if text is None:
         return None
-    if scope == "full":
-        raise CommandError("--since: a full run reads everything; leave out --since, or use --scope incremental")
+    if scope in ("full", "keys"):
+        what = "a full run reads everything" if scope == "full" else "a listing of keys lists all"
+        raise CommandError(f"--since: {what}; leave out --since, or use --scope incremental")
     at = instant(text, "--since", now)
     if at > now:
         raise CommandError(f"--since {text}: this is in the future")

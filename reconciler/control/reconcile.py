@@ -16,7 +16,7 @@ from reconciler.control.failing import Failures
 from reconciler.control.leaving import BY_GIT, Leaver
 from reconciler.control.objects import ObjectChanges, Objects
 from reconciler.control.probe import probe_record
-from reconciler.control.schedule import SYNC_PRIO, make_run, next_due, reads
+from reconciler.control.schedule import SYNC_PRIO, make_run, next_due, plan_listing, reads
 from reconciler.control.stopping import Halt
 from reconciler.control.visit import Dependents, Visit, tell_good
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
@@ -26,10 +26,10 @@ from reconciler.model.ids import Ref
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.model.record import LogLevel, Scope
 from reconciler.model.state import DesiredIntegration
-from reconciler.sdk.contract import Probe, Subscribes
+from reconciler.sdk.contract import Deletes, Entity, Probe, Subscribes
 from reconciler.sdk.errors import ConnectorError, TransientError
 from reconciler.sdk.live import Connections, Journal, Live, NotConnectableError
-from reconciler.store import conditions, dataset, deliveries, integrations, jobs, journal, probes, runs
+from reconciler.store import conditions, dataset, deliveries, integrations, jobs, journal, listings, probes, runs
 from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.errors import StoreError
@@ -198,7 +198,11 @@ class Reconciler:
     def _plan_syncs(self, tx: Tx, visit: Visit, live: Live, now: datetime) -> None:
         """A new connection syncs at once, and so does a mended or changed one that has something to catch up on."""
         row, sync = visit.row, live.manifest.spec.sync
-        names = _entities(live)
+        entities = _entities(live)
+        names = [e.name for e in entities]
+        lists_keys = any(e.deletes is Deletes.KEYS for e in entities)
+        if not lists_keys:
+            listings.set_next(tx, row.id, None)
         if not names:
             integrations.set_next_sync(tx, row.id, None)
             return
@@ -209,6 +213,8 @@ class Reconciler:
         if is_turned or row.next_sync_at is None:
             following = next_due(sync, now, self._random)
             integrations.set_next_sync(tx, row.id, rfc3339(following) if following else None)
+        if lists_keys and (is_turned or row.next_keys_at is None):
+            plan_listing(tx, row, sync, now, self._random)
 
     async def _waiting_for(self, ref: Ref, desired: DesiredIntegration) -> list[Ref]:
         needs = [Ref(ref.workspace, name) for name in desired.manifest.spec.depends_on]
@@ -264,13 +270,13 @@ def _outdated(tx: Tx, visit: Visit, live: Live) -> list[Say]:
     return statements
 
 
-def _entities(live: Live) -> list[str]:
+def _entities(live: Live) -> list[Entity]:
     """What the integration reads; nothing where it does not read at all."""
     offered = live.connector.entities_of(live.connector.config)
     if not reads(live.manifest):
         return []
     names = live.manifest.spec.sync.entities
-    return [e.name for e in offered if (e.by_default if names is None else e.name in names)]
+    return [e for e in offered if (e.by_default if names is None else e.name in names)]
 
 
 def _is_ready(tx: Tx, ref: Ref) -> bool:

@@ -15,7 +15,7 @@ from reconciler.desired.wording import field_names, model_problems, secret_field
 from reconciler.model.finding import Code
 from reconciler.model.manifest import Spec, Sync
 from reconciler.model.secret import Unresolved
-from reconciler.sdk.contract import AuthSettings, Connector, Entity, Settings
+from reconciler.sdk.contract import AuthSettings, Connector, Deletes, Entity, Settings
 
 AnyConnector = type[Connector[Any, Any]]
 _PLACEHOLDER = Unresolved("encrypted", "")
@@ -207,9 +207,24 @@ def direction_problems(
             path, Code.INVALID_VALUE, f"{connector.type} delivers nothing, so it cannot be outbound", "use inbound"
         )
     own = written.get("sync")
-    reading = [key for key in ("entities", "schedule", "every") if isinstance(own, Mapping) and own.get(key)]
+    if direction != "outbound":
+        yield from _listing_problems(connector.type, entities, spec.sync, own)
+    reading = [
+        key for key in ("entities", "schedule", "every", "deletions") if isinstance(own, Mapping) and own.get(key)
+    ]
     if direction == "outbound" and reading:
         message = f"sync_direction is outbound, so spec.sync.{reading[0]} has no effect"
         yield Problem(
             ("spec", "sync", reading[0]), Code.INVALID_VALUE, message, "remove it, or use bidirectional", at_key=True
         )
+
+
+def _listing_problems(type_name: str, entities: tuple[Entity, ...] | None, sync: Sync, own: Any) -> Iterator[Problem]:
+    """A schedule of listings for what cannot be listed."""
+    asked = own.get("deletions") if isinstance(own, Mapping) else None
+    is_asked = isinstance(asked, Mapping) and sync.deletions.enabled and ("every" in asked or "schedule" in asked)
+    if not is_asked or entities is None or any(e.deletes is Deletes.KEYS for e in wanted_entities(entities, sync)):
+        return
+    message = f"{type_name} lists no keys alone of what is read here, so spec.sync.deletions has no effect"
+    remedy = "remove it; see what finds deletions: reconciler connectors " + type_name
+    yield Problem(("spec", "sync", "deletions"), Code.INVALID_VALUE, message, remedy, at_key=True)

@@ -287,19 +287,14 @@ def merged(defaults: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     result = dict(own)
     for key, given in defaults.items():
         mine = own.get(key, {})
-        if not isinstance(mine, dict):
-            continue
-        if key == "sync" and ("every" in mine or "schedule" in mine):
-            result[key] = _deep(
-                {name: value for name, value in given.items() if name not in ("every", "schedule")}, mine
-            )
-        else:
+        if isinstance(mine, dict):
             result[key] = _deep(given, mine)
     return result
 
 
 def _deep(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(below)
+    is_timed = "every" in above or "schedule" in above
+    result = {name: value for name, value in below.items() if not (is_timed and name in ("every", "schedule"))}
     for key, value in above.items():
         under = result.get(key)
         result[key] = _deep(under, value) if isinstance(under, dict) and isinstance(value, dict) else value

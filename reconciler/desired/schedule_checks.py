@@ -10,7 +10,7 @@ from functools import lru_cache
 from reconciler.desired.positions import Path
 from reconciler.desired.problem import Problem, did_you_mean, shown
 from reconciler.model.finding import Code
-from reconciler.model.manifest import Sync
+from reconciler.model.manifest import Deletions, Sync
 
 SHORTEST_INTERVAL = timedelta(seconds=1)
 _ANY_DAY = datetime(2024, 1, 1, tzinfo=UTC)
@@ -18,21 +18,30 @@ _FIELDS = "minute hour day-of-month month day-of-week, e.g. */15 * * * *"
 
 
 def schedule_problems(sync: Sync, base: Path = ("spec", "sync")) -> Iterator[Problem]:
-    if sync.schedule is not None and sync.every is not None:
+    yield from _ticks_problems(sync, base)
+    yield from _ticks_problems(sync.deletions, (*base, "deletions"))
+    for name in ("jitter", "timeout"):
+        yield from _length_problems(name, getattr(sync, name), base)
+    if not is_time_zone(sync.time_zone):
+        message = f"there is no time zone {shown(sync.time_zone)}"
+        yield Problem((*base, "time_zone"), Code.INVALID_SCHEDULE, message, _zone_remedy(sync.time_zone))
+
+
+def _ticks_problems(timed: Sync | Deletions, base: Path) -> Iterator[Problem]:
+    if timed.schedule is not None and timed.every is not None:
         remedy = "keep one of them"
         yield Problem(
             (*base, "every"), Code.INVALID_SCHEDULE, "schedule and every exclude each other", remedy, at_key=True
         )
-    if sync.schedule is not None and (wrong := cron_error(sync.schedule)):
-        message = f"the schedule {shown(sync.schedule)} {wrong}"
+    if timed.schedule is not None and (wrong := cron_error(timed.schedule)):
+        message = f"the schedule {shown(timed.schedule)} {wrong}"
         yield Problem((*base, "schedule"), Code.INVALID_SCHEDULE, message, _FIELDS)
-    for name in ("every", "jitter", "timeout"):
-        length = getattr(sync, name)
-        if length is not None and length < (timedelta() if name == "jitter" else SHORTEST_INTERVAL):
-            yield Problem((*base, name), Code.INVALID_SCHEDULE, f"{name} is shorter than 1s", "for example 15m")
-    if not is_time_zone(sync.time_zone):
-        message = f"there is no time zone {shown(sync.time_zone)}"
-        yield Problem((*base, "time_zone"), Code.INVALID_SCHEDULE, message, _zone_remedy(sync.time_zone))
+    yield from _length_problems("every", timed.every, base)
+
+
+def _length_problems(name: str, length: timedelta | None, base: Path) -> Iterator[Problem]:
+    if length is not None and length < (timedelta() if name == "jitter" else SHORTEST_INTERVAL):
+        yield Problem((*base, name), Code.INVALID_SCHEDULE, f"{name} is shorter than 1s", "for example 15m")
 
 
 @lru_cache(maxsize=4096)

@@ -6,8 +6,10 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from reconciler.model.access import Permission
+from reconciler.model.clock import from_rfc3339
 from reconciler.model.duration import parse_duration
 from reconciler.model.written import Written
 
@@ -39,6 +41,17 @@ class Fields(Written):
     )
 
 
+class Deletions(Written):
+    """Listings of keys alone, where the connector can: what they miss is deleted at the remote."""
+
+    enabled: bool = Field(True, description="false: only a full run finds what is deleted.")
+    schedule: str | None = Field(None, description="Cron expression with five fields, read in `sync.time_zone`.")
+    every: Duration | None = Field(
+        None,
+        description="Interval; instead of `schedule`. Default: 24h where syncs are scheduled and read changes only.",
+    )
+
+
 class Sync(Written):
     schedule: str | None = Field(None, description="Cron expression with five fields, read in `time_zone`.")
     every: Duration | None = Field(None, description="Interval such as 15m; instead of `schedule`.")
@@ -50,6 +63,7 @@ class Sync(Written):
     entities: tuple[str, ...] | None = Field(
         None, description="Default: every entity that the connector reads by default."
     )
+    deletions: Deletions = Deletions()
     fields: Fields = Fields()
     schema_: Literal["evolve", "reject", "freeze"] = Field(
         "evolve", alias="schema", description="What to do about records whose fields differ from those seen before."
@@ -146,13 +160,22 @@ class Retention(Written):
     versions: VersionRetention = Field(VersionRetention(), description="Which dataset versions are kept.")
 
 
+def _with_zone(text: str) -> str:
+    from_rfc3339(text)
+    return text
+
+
 class Token(Written):
     """An API token of the workspace, held as a hash."""
 
     name: Name
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hex SHA-256 of the token.")
-    permissions: tuple[str, ...] = ("integration.view",)
-    expires_at: str | None = None
+    permissions: tuple[Permission, ...] = Field(
+        (Permission.INTEGRATION_VIEW,), description="What it may do; `admin` stands for all, in this workspace."
+    )
+    expires_at: Annotated[str, AfterValidator(_with_zone)] | None = Field(
+        None, description="RFC 3339 with a zone, such as 2030-01-31T08:00:00Z; default never."
+    )
 
 
 class WorkspaceSpec(Written):

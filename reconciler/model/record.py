@@ -10,6 +10,7 @@ class Scope(StrEnum):
     INCREMENTAL = "incremental"
     DELTA = "delta"
     FULL = "full"
+    KEYS = "keys"  # which records there are, not what they hold: finds what is gone
 
 
 class RunResult(StrEnum):
@@ -61,6 +62,9 @@ class Page:
     UTC, or the remote's own sortable text), `position` where to resume *after* this page, None after the last one.
     `total` is the remote's count of the whole read where it says one. `validators` (URL -> ETag) are stored when the
     entity completes and come back in the next request: never before the records they stand for are safe.
+
+    In a listing of keys `payloads` are the little that came with each key and are not stored. `changed_at[i]` is the change
+    time of `keys[i]`, written like a watermark, "" where the record has none; empty where the remote gives none along.
     """
 
     keys: tuple[str, ...]
@@ -72,11 +76,15 @@ class Page:
     position: Position | None = None
     total: int | None = None
     validators: Mapping[str, str] = field(default_factory=dict)
+    changed_at: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a run did. `pages` counts commits; `estimated` is what the remote said it would be."""
+    """What a run did. `pages` counts commits; `estimated` is what the remote said it would be.
+
+    `listed` are keys of a listing of keys, `missing` those whose record is not here and that only a full read would bring.
+    """
 
     added: int = 0
     updated: int = 0
@@ -85,18 +93,22 @@ class Counts:
     rejected: int = 0
     pages: int = 0
     estimated: int | None = None
+    listed: int = 0
+    missing: int = 0
 
     @property
     def records(self) -> int:
-        return self.added + self.updated + self.unchanged
+        """How far the read got: records, or keys where only those are listed."""
+        return self.added + self.updated + self.unchanged + self.listed
 
     @property
     def changed(self) -> int:
         return self.added + self.updated + self.deleted
 
-    @property
-    def told(self) -> dict[str, int]:
-        """As a log line says them."""
+    def told(self, scope: Scope) -> dict[str, int]:
+        """As a log line says them. A listing of keys compares no contents."""
+        if scope is Scope.KEYS:
+            return {"listed": self.listed, "deleted": self.deleted, "missing": self.missing}
         return {"added": self.added, "updated": self.updated, "deleted": self.deleted, "unchanged": self.unchanged}
 
 

@@ -44,6 +44,7 @@ class Deletes(StrEnum):
     """How this entity's deletions become known."""
 
     FULL_RUN = "full_run"  # absence from a complete full run
+    KEYS = "keys"  # absence from a complete listing of keys alone, which the reader answers to scope `keys`, or from a full run
     FLAG = "flag"  # the record says so itself; the reader fills Page.deleted
     FEED = "feed"  # the delta scope or a deletions endpoint tells
 
@@ -293,7 +294,11 @@ class Connector(ABC, Generic[C, A]):
         """The cheapest signed-in call, then one cheap read per entity of interest. Raises UnauthorizedError and the like."""
 
     def read(self, entity: Entity, request: ReadRequest) -> AsyncIterator[Page]:
-        """Pages until the remote's own end. Ending without an error means: this was everything that was asked for."""
+        """Pages until the remote's own end. Ending without an error means: this was everything that was asked for.
+
+        Scope `keys` (Deletes.KEYS only): the keys of exactly the records that a full read would bring. A key that cannot be
+        read is an error there, never a reject: nobody could tell whether it is the one that is missed.
+        """
         raise NotImplementedError(f"{self.type} reads nothing")
 
     def retake(self, entity: Entity, payload: bytes, key: str, listing: str) -> Page:

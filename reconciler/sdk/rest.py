@@ -57,6 +57,7 @@ class RestEntity(Entity):
     `path` may hold `{placeholders}` of a partition. `since` turns a point in time into parameters (None: the remote
     cannot be asked for changes). `at` reads the cursor's value; values must sort as they are. `also` names further dotted
     fields that `keep` and `is_deleted` look at through a getter. `none_at` are statuses that mean an empty listing.
+    `key_params` (Deletes.KEYS) make the same listing bring only what is needed of each record: key, cursor and `also`.
 
     `keyset`: oldest first, and `since` may move: the next page asks from the newest cursor of this one, so that records
     that move while we read skip nobody. `newest_first`: an incremental read ends on the page that reaches its bound.
@@ -74,6 +75,7 @@ class RestEntity(Entity):
     params: Mapping[str, Any] = field(default_factory=dict)
     since: Callable[[datetime], Mapping[str, Any]] | None = None
     at: Callable[[Any], datetime] = iso
+    key_params: Mapping[str, Any] = field(default_factory=dict)
     also: tuple[str, ...] = ()
     keep: Callable[[Get], bool] | None = None
     is_deleted: Callable[[Get], bool] | None = None
@@ -131,7 +133,7 @@ class RestConnector(Connector[C, A], Generic[C, A]):
     def entity_params(self, entity: RestEntity, request: ReadRequest, since: datetime | None) -> Mapping[str, Any]:
         """Parameters of the listing besides those of the pager."""
         bound = entity.since(since) if since and entity.since else {}
-        return {**entity.params, **bound}
+        return {**entity.params, **bound, **(entity.key_params if request.scope is Scope.KEYS else {})}
 
     async def send(
         self,
@@ -210,6 +212,7 @@ class RestConnector(Connector[C, A], Generic[C, A]):
                 at, answer = await ahead.answer(at)
                 known = _known(entity, _listing(entity, partition, params, at, ahead.size), at)
                 page, at = self._taken(entity, answer, at, partition, since)
+                page = as_keys(entity, page) if request.scope is Scope.KEYS else page
                 ahead.saw(len(page.keys) + len(page.deleted) + len(page.rejects))
                 if known and at is None and "etag" in answer.headers:
                     page = replace(page, validators={known: answer.headers["etag"]})
@@ -315,6 +318,16 @@ class RestConnector(Connector[C, A], Generic[C, A]):
         answer = await self.send(rest.method, path, json=rest.body(self, message), lane="deliver")
         body, remote_id = taken(answer, rest.receipt)
         return Receipt(remote_id, str(dig(body, rest.link) or "") if rest.link else "")
+
+
+def as_keys(entity: RestEntity, page: Page) -> Page:
+    """A page of a listing of keys: with the change times that came along; raises RejectedError for what has no key."""
+    if page.rejects:
+        raise RejectedError(f"nobody can tell which of {entity.name} are gone: {page.rejects[0].violations[0]}")
+    with _expecting_times(entity):
+        seen = [dig(msgspec.json.decode(p), entity.cursor) for p in page.payloads] if entity.cursor else []
+        times = tuple(rfc3339(entity.at(at)) if at else "" for at in seen)
+    return replace(page, watermark=None, changed_at=times)
 
 
 class _EntityCut:

@@ -5,9 +5,10 @@ counts, after a fence that stops a run which was cancelled, taken over or belong
 are `integration id * 2^40 + seq`, so the log of one integration is a range of the primary key.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -95,6 +96,30 @@ def commit_page(tx: Tx, commit: PageCommit, page: Page, look: Look | None = None
     return counts
 
 
+def commit_keys(tx: Tx, commit: PageCommit, keys: Sequence[str], overdue: Collection[str]) -> Counts:
+    """Mark what a page of a listing of keys shows to be there; no record is written.
+
+    `overdue` are those of which a record should be here: what is not, or is deleted here, counts as missing.
+    """
+    fence(tx, commit.run_id, commit.fence)
+    heads = _heads(tx, commit.entity_id, list(dict.fromkeys(keys)))
+    _mark_seen(tx, commit, [head[1] for head in heads.values()])
+    missing = sum(key not in heads or bool(heads[key][3]) for key in overdue)
+    counts = Counts(pages=1, listed=len(keys), missing=missing)
+    _progress(tx, commit, counts)
+    if missing:
+        tx.execute(
+            "UPDATE run_entity SET missing = missing + :n WHERE run_id = :r AND entity_id = :e",
+            {"n": missing, "r": commit.run_id, "e": commit.entity_id},
+        )
+    return counts
+
+
+def missing(tx: Tx, run_id: int, entity_id: int) -> int:
+    """Of how many keys that the run listed the record should be here and is not."""
+    return int(tx.value("SELECT missing FROM run_entity WHERE run_id = :r AND entity_id = :e", r=run_id, e=entity_id))
+
+
 def restore_page(tx: Tx, commit: PageCommit, wanted: Mapping[str, bytes | None]) -> Counts:
     """Known records get these contents, None deletes; numbered and counted like a synced page. The caller checks the fence."""
     writer = _Writer(commit, _heads(tx, commit.entity_id, [*wanted]), restores=True)
@@ -177,24 +202,40 @@ class _Writer:
             self._changes.append((key, known[2], _DELETE, GONE, None, known[1]))
 
     def flush(self, tx: Tx) -> None:
+        """Numbers go to the changes in their order, whatever they are."""
         if not self._changes:
             return
+        last = _reserve(tx, self._commit.integration_id, len(self._changes))
+        numbered = [(number, *change) for number, change in enumerate(self._changes, last + 1)]
+        if new := [row for row in numbered if row[2] is None]:
+            self._append(tx, new, is_new=True)
+            _make_heads(tx, new[0][0], new[-1][0])
+            self.head_ids.update((row[1], row[0]) for row in new)
+        if moved := [row for row in numbered if row[2] is not None]:
+            self._append(tx, moved, is_new=False)
+            _move_heads(tx, [(n, int(op == _DELETE), digest, head) for n, _, _, op, digest, _, head in moved if head])
+
+    def _append(self, tx: Tx, rows: Sequence[tuple[Any, ...]], *, is_new: bool) -> None:
+        """(number, key, prev, op, hash, payload, head) each."""
         c = self._commit
-        number = _reserve(tx, c.integration_id, len(self._changes))
-        versions, new_heads, heads = [], [], []
-        for key, prev, op, digest, payload, head_id in self._changes:
-            number += 1
-            versions.append((number, c.entity_id, key, prev, op, int(c.is_silent), c.run_id, c.at, digest, payload))
-            if head_id is None:
-                self.head_ids[key] = number
-                new_heads.append((number, c.entity_id, key, number, digest))
-            else:
-                heads.append((number, int(op == _DELETE), digest, head_id))
-        _append(tx, versions)
-        if new_heads:
-            tx.insert("head", _HEAD_COLUMNS, new_heads)
-        if heads:
-            _move_heads(tx, heads)
+        numbers, keys, prevs, ops, digests, payloads, _ = zip(*rows, strict=True)
+        columns: dict[str, Iterable[Any]] = {
+            "number": numbers,
+            "entity_id": repeat(c.entity_id),
+            "key": keys,
+            "prev": prevs,
+            "op": ops,
+            "silent": repeat(int(c.is_silent)),
+            "run_id": repeat(c.run_id),
+            "at": repeat(c.at),
+            "hash": tx.blobs(digests),
+            "payload": tx.blobs(payloads),
+        }
+        if is_new:
+            del columns["prev"]  # to bind a null costs more than a number does
+        tx.insert(
+            "version", {name: _VERSION_TYPES[name] for name in columns}, list(zip(*columns.values(), strict=False))
+        )
 
 
 def _reserve(tx: Tx, integration_id: int, count: int) -> int:
@@ -205,8 +246,7 @@ def _reserve(tx: Tx, integration_id: int, count: int) -> int:
     return (integration_id << SHIFT) + int(last) - count
 
 
-_HEAD_COLUMNS = {"id": "int8", "entity_id": "int8", "key": "text", "version_id": "int8", "hash": "bytea"}
-_VERSION_COLUMNS = {
+_VERSION_TYPES = {
     "number": "int8",
     "entity_id": "int8",
     "key": "text",
@@ -220,8 +260,13 @@ _VERSION_COLUMNS = {
 }
 
 
-def _append(tx: Tx, versions: Sequence[tuple[Any, ...]]) -> None:
-    tx.insert("version", _VERSION_COLUMNS, versions)
+def _make_heads(tx: Tx, first: int, last: int) -> None:
+    """Of the versions that no other one came before: cheaper than to hand their keys and hashes over once more."""
+    tx.execute(
+        "INSERT INTO head (id, entity_id, key, version_id, hash) SELECT number, entity_id, key, number, hash FROM version"
+        " WHERE number BETWEEN :first AND :last AND prev IS NULL",
+        {"first": first, "last": last},
+    )
 
 
 def _move_heads(tx: Tx, heads: Sequence[tuple[int, int, bytes, int]]) -> None:
@@ -249,7 +294,8 @@ def _mark_seen(tx: Tx, commit: PageCommit, ids: list[int]) -> None:
 def _progress(tx: Tx, commit: PageCommit, counts: Counts) -> None:
     tx.execute(
         "UPDATE run SET added = added + :added, updated = updated + :updated, unchanged = unchanged + :unchanged,"
-        " deleted = deleted + :deleted, rejected = rejected + :rejected, pages = pages + 1, step = 'store',"
+        " deleted = deleted + :deleted, rejected = rejected + :rejected, listed = listed + :listed,"
+        " missing = missing + :missing, pages = pages + 1, step = 'store',"
         " progressed_at = :at WHERE id = :id",
         {
             "added": counts.added,
@@ -257,6 +303,8 @@ def _progress(tx: Tx, commit: PageCommit, counts: Counts) -> None:
             "unchanged": counts.unchanged,
             "deleted": counts.deleted,
             "rejected": counts.rejected,
+            "listed": counts.listed,
+            "missing": counts.missing,
             "at": commit.at,
             "id": commit.run_id,
         },
@@ -267,14 +315,14 @@ def _progress(tx: Tx, commit: PageCommit, counts: Counts) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What a complete full read says about records that it did not see."""
+    """What a complete full read, or listing of keys, says about records that it did not see."""
 
     gone: int
     known: int
 
 
 def unseen(tx: Tx, run_id: int, entity_id: int) -> Sweep:
-    """How many live records of the entity the full run has not seen."""
+    """How many live records of the entity the run has not seen, though they were there when it began."""
     known = tx.value("SELECT count(*) FROM head WHERE entity_id = :e AND deleted = 0", e=entity_id)
     ((gone,),) = _of_unseen(tx, "count(*)", run_id, entity_id)
     return Sweep(int(gone), int(known))
@@ -295,7 +343,7 @@ def _set_planner(tx: Tx, flag: str) -> None:
 
 
 def sweep(tx: Tx, commit: PageCommit) -> int:
-    """Mark as deleted what the complete full run has not seen; returns how many. Forgets the marks."""
+    """Mark as deleted what the complete run has not seen; returns how many. Forgets the marks."""
     fence(tx, commit.run_id, commit.fence)
     keys = [str(row[0]) for row in _of_unseen(tx, "h.key", commit.run_id, commit.entity_id)]
     writer = _Writer(commit, _heads(tx, commit.entity_id, keys))
@@ -314,12 +362,14 @@ def _count_records(tx: Tx, entity_id: int, more: int) -> None:
     tx.execute("UPDATE entity SET records = records + :n WHERE id = :e", {"n": more, "e": entity_id})
 
 
+# While a run pauses another may go first: what that one wrote is there, though this one had read past its place.
+_OLDER = " AND h.version_id <= coalesce((SELECT began_number FROM run WHERE id = :r), h.version_id)"
 _UNSEEN = {
     "sqlite": "FROM head h WHERE h.entity_id = :e AND h.deleted = 0 AND h.id NOT IN"
-    " (SELECT j.value FROM seen_page s, json_each(s.ids) j WHERE s.run_id = :r AND s.entity_id = :e)",
+    " (SELECT j.value FROM seen_page s, json_each(s.ids) j WHERE s.run_id = :r AND s.entity_id = :e)" + _OLDER,
     "postgresql": "FROM head h LEFT JOIN (SELECT j.value::bigint AS id FROM seen_page s,"
     " json_array_elements_text(s.ids::json) j (value) WHERE s.run_id = :r AND s.entity_id = :e) seen ON seen.id = h.id"
-    " WHERE h.entity_id = :e AND h.deleted = 0 AND seen.id IS NULL",
+    " WHERE h.entity_id = :e AND h.deleted = 0 AND seen.id IS NULL" + _OLDER,
 }
 
 

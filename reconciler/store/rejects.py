@@ -102,10 +102,14 @@ def _identity(reject: Reject) -> str:
     return f"key {reject.key}" if reject.key else f"hash {dataset.fingerprint(reject.payload).hex()}"
 
 
+def keys_of(tx: Tx, entity_id: int) -> set[str]:
+    """The keys of the entity's rejects, as far as they could be read."""
+    return {key for (key,) in tx.all("SELECT key FROM reject WHERE entity_id = :e AND key <> ''", e=entity_id)}
+
+
 def forget_taken(tx: Tx, entity_id: int, keys: Iterable[str]) -> None:
     """A sync took these records in, or heard that they are gone."""
-    sql = "SELECT key FROM reject WHERE entity_id = :e AND key <> ''"
-    known = {key for (key,) in tx.all(sql, e=entity_id)}
+    known = keys_of(tx, entity_id)
     tx.executemany(
         "DELETE FROM reject WHERE entity_id = :e AND key = :k",
         [{"e": entity_id, "k": key} for key in known.intersection(keys)] if known else [],

@@ -8,7 +8,7 @@ from typing import Any
 from reconciler.model.ids import new_id
 from reconciler.model.record import Counts, Page, RunResult, Scope
 from reconciler.store.database import Row, Tx
-from reconciler.store.dataset import close_version, forget_seen
+from reconciler.store.dataset import SHIFT, close_version, forget_seen
 
 REPLAY = "replay"
 
@@ -60,7 +60,7 @@ class Run:
     def told(self) -> dict[str, Any]:
         """What logs say of its end."""
         rejected = {"rejected": self.counts.rejected} if self.counts.rejected else {}
-        return {**({"scope": self.scope} if self.is_sync else {}), **self.counts.told, **rejected}
+        return {**({"scope": self.scope} if self.is_sync else {}), **self.counts.told(self.scope), **rejected}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +82,16 @@ class EntityProgress:
     shape: str = ""
 
 
+_COUNTED = ("added", "updated", "unchanged", "deleted", "rejected", "pages", "estimated", "listed", "missing")
+
+
 def _run(row: Row) -> Run:
-    counts = Counts(*(row[c] for c in ("added", "updated", "unchanged", "deleted", "rejected", "pages", "estimated")))
+    counts = Counts(*(row[c] for c in _COUNTED))
     return Run(
         id=row["id"],
         public_id=row["public_id"],
         integration_id=row["integration_id"],
-        scope=Scope(row["scope"]),
+        scope=Scope.KEYS if row["keys_only"] else Scope(row["scope"]),
         cause=row["cause"],
         entities=tuple(json.loads(row["entities"])) if row["entities"] else None,
         since=row["since"],
@@ -129,12 +132,13 @@ def create(tx: Tx, new: NewRun, at: str) -> Run:
     """A due run."""
     row = tx.one(
         "INSERT INTO run (public_id, integration_id, scope, cause, entities, since, allow_deletes, restores,"
-        " accepts_schema, state, requested_at)"
-        " VALUES (:public, :i, :scope, :cause, :entities, :since, :allow, :restores, :accepts, 'due', :at)"
+        " accepts_schema, keys_only, state, requested_at)"
+        " VALUES (:public, :i, :scope, :cause, :entities, :since, :allow, :restores, :accepts, :keys, 'due', :at)"
         " RETURNING *",
         public=new_id("run"),
         i=new.integration_id,
-        scope=new.scope,
+        scope=Scope.FULL if new.scope is Scope.KEYS else new.scope,
+        keys=int(new.scope is Scope.KEYS),
         cause=new.cause,
         entities=json.dumps(list(new.entities)) if new.entities is not None else None,
         since=new.since,
@@ -203,7 +207,8 @@ def start(tx: Tx, run_id: int, fence: int, lineage: Lineage, at: str) -> Run | N
     row = tx.one(
         "UPDATE run SET state = 'running', fence = :fence, attempts = attempts + 1, generation = :generation,"
         " revision = :revision, spec_hash = :spec, connector_version = :version, step = 'validate', reason = '', error = '',"
-        " started_at = coalesce(started_at, :at), progressed_at = :at"
+        " started_at = coalesce(started_at, :at), progressed_at = :at, began_number = coalesce(began_number,"
+        " (SELECT i.id * :lane + i.seq FROM integration i WHERE i.id = run.integration_id))"
         " WHERE id = :id AND state <> 'done' AND is_cancelling = 0 RETURNING *",
         fence=fence,
         generation=lineage.generation,
@@ -211,6 +216,7 @@ def start(tx: Tx, run_id: int, fence: int, lineage: Lineage, at: str) -> Run | N
         spec=lineage.spec_hash,
         version=lineage.connector_version,
         at=at,
+        lane=1 << SHIFT,
         id=run_id,
     )
     return _run(row) if row else None
@@ -316,7 +322,9 @@ def _raised(stored: Mapping[str, str], seen: Mapping[str, str]) -> dict[str, str
 
 
 def leaves_no_gap(run: Run, progress: EntityProgress) -> bool:
-    """False where a person's `since` skips what was never read: then nothing may be remembered as read."""
+    """False where nothing may be remembered as read: keys alone were, or a person's `since` skips what never was."""
+    if run.scope is Scope.KEYS:
+        return False
     if run.since is None or run.scope is Scope.FULL:
         return True
     return bool(progress.stored) and all(run.since <= watermark for watermark in progress.stored.values())

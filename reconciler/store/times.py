@@ -7,6 +7,7 @@ from reconciler.store.database import Tx
 
 _AHEAD = (
     ("integration", "next_sync_at"),
+    ("integration", "next_keys_at"),
     ("integration", "next_probe_at"),
     ("integration", "next_attempt_at"),
     ("delivery", "next_at"),

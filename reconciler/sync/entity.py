@@ -5,7 +5,8 @@ resume from and the run's counts are one transaction, so a killed process loses 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -29,10 +30,12 @@ PAGE_DEADLINE = timedelta(minutes=5)
 SWEEP_SHARE = 0.2
 SWEEP_LEAST = 10
 MOST_TOLD = 20
+_ALL = (Scope.FULL, Scope.KEYS)
+_BY_ABSENCE = (Deletes.FULL_RUN, Deletes.KEYS)
 
 
 class SweepRefusedError(Exception):
-    """A complete full read misses so many records that a person has to allow their deletion."""
+    """A complete read misses so many records that a person has to allow their deletion."""
 
 
 class LaneWantedError(Exception):
@@ -74,17 +77,17 @@ class Reading:
 
     @property
     def reads_everything(self) -> bool:
-        return self.run.scope is Scope.FULL or self.entity.cursor is None
+        return self.run.scope in _ALL or self.entity.cursor is None
 
     @property
     def is_sweeping(self) -> bool:
-        return self.reads_everything and self.entity.deletes is Deletes.FULL_RUN and self.run.since is None
+        return self.reads_everything and self.entity.deletes in _BY_ABSENCE and self.run.since is None
 
 
 def request_of(reading: Reading, progress: EntityProgress) -> ReadRequest:
-    """What the connector is asked for; a full read knows no watermark and no validator."""
+    """What the connector is asked for; a full read and a listing of keys know no watermark and no validator."""
     run = reading.run
-    is_full = run.scope is Scope.FULL
+    is_full = run.scope in _ALL
     since: Mapping[str, str] = {} if is_full else progress.stored
     if run.since is not None and not is_full:
         since = SameSince(run.since)
@@ -109,27 +112,35 @@ async def read_entity(reading: Reading, progress: EntityProgress) -> EntityProgr
     Raises what the connector raises, FencedError when the run may not go on, LaneWantedError, SweepRefusedError,
     SchemaFrozenError. The progress made until then is stored: a further call with fresh progress goes on.
     """
-    guard, apply = PageGuard(), field_filter(reading.sync.fields, reading.entity)
+    apply = field_filter(reading.sync.fields, reading.entity)
     watching = watch(reading.sync.schema_, progress.shape, reading.sync.fields, accepts=reading.run.accepts_schema)
-    pages = reading.live.connector.read(reading.entity, request_of(reading, progress))
     seen = dict(progress.seen)
     number = progress.pages
-    following = _fetch(reading, pages)
-    try:
-        while (page := await following) is not None:
-            guard.check(page)
-            following = _fetch(reading, pages)
+    async with aclosing(pages_of(reading, progress)) as pages:
+        async for page in pages:
             _raise_watermark(reading, seen, page)
             number += 1
             is_wanted = await _commit(reading, progress, watching, apply(page) if apply else page, seen, number)
             if is_wanted:
                 raise LaneWantedError
+    await _complete(reading, progress, watching, seen, number)
+    return replace(progress, seen=seen, pages=number, state="complete")
+
+
+async def pages_of(reading: Reading, progress: EntityProgress) -> AsyncGenerator[Page, None]:
+    """Guarded pages from where `progress` stands; while one is worked on, the next is fetched."""
+    guard = PageGuard()
+    pages = reading.live.connector.read(reading.entity, request_of(reading, progress))
+    following = _fetch(reading, pages)
+    try:
+        while (page := await following) is not None:
+            guard.check(page)
+            following = _fetch(reading, pages)
+            yield page
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await _close(pages)
-    await _complete(reading, progress, watching, seen, number)
-    return replace(progress, seen=seen, pages=number, state="complete")
 
 
 def _fetch(reading: Reading, pages: AsyncIterator[Page]) -> "asyncio.Task[Page | None]":
@@ -168,7 +179,6 @@ async def _commit(
 ) -> bool:
     """Whether somebody waits for our lane, and we could go on from here later. Raises SchemaFrozenError."""
     commit = page_commit(reading, progress, number)
-    key, now = str(reading.live.integration_id), reading.clock.now()
 
     def store(tx: Tx) -> tuple[bool, Sequence[Reject]]:
         refused: list[Reject] = []
@@ -184,8 +194,7 @@ async def _commit(
             rejects.keep(tx, commit, page.partition, (*page.rejects, *refused))
         keep_schema(tx, reading, watching, commit)
         runs.advance_entity(tx, reading.run, progress, page, seen, reading.entity.ordered)
-        is_wanted = page.position is not None and jobs.is_due(tx, "reconcile", key, now)
-        return is_wanted, (*page.rejects, *refused)
+        return wants_lane(tx, reading, page), (*page.rejects, *refused)
 
     try:
         is_wanted, found = await reading.database.write(store, guarded=True)
@@ -196,6 +205,13 @@ async def _commit(
     tell_schema(reading, watching)
     _tell_rejects(reading, found)
     return is_wanted
+
+
+def wants_lane(tx: Tx, reading: Reading, page: Page) -> bool:
+    """Whether a reconcile of the same integration waits, and we could go on behind this page later."""
+    return page.position is not None and jobs.is_due(
+        tx, "reconcile", str(reading.live.integration_id), reading.clock.now()
+    )
 
 
 def keep_schema(tx: Tx, reading: Reading, watching: SchemaWatch, commit: PageCommit) -> None:
@@ -254,7 +270,7 @@ async def _complete(
         wants_sweep = reading.is_sweeping and not progress.is_first
         has_rejects = wants_sweep and rejects.has_nameless(tx, commit.run_id, commit.entity_id)
         if wants_sweep and not has_rejects:
-            _sweep(tx, reading, commit)
+            sweep(tx, reading, commit)
         dataset.fence(tx, commit.run_id, commit.fence)
         if reading.run.scope is Scope.FULL or reading.is_sweeping:  # anything else may hear "not modified"
             rejects.forget_unmet(tx, commit.run_id, commit.entity_id)
@@ -268,13 +284,19 @@ async def _complete(
         reading.journal(reading.live.integration_id, LogLevel.WARN, message, entity=reading.entity.name)
 
 
-def _sweep(tx: Tx, reading: Reading, commit: PageCommit) -> None:
+def sweep(tx: Tx, reading: Reading, commit: PageCommit) -> None:
+    """Mark as deleted what a complete read did not meet; raises SweepRefusedError where that is too much."""
     found = dataset.unseen(tx, commit.run_id, commit.entity_id)
     allowed = max(SWEEP_LEAST, int(found.known * SWEEP_SHARE))
     if found.gone > allowed and not reading.run.allow_deletes:
         raise SweepRefusedError(
             f"{found.gone} of {found.known} {reading.entity.name} are gone at the remote, more than the {allowed} that one "
-            "run may delete; if this is right: reconciler sync NAME --scope full --allow-deletes"
+            f"run may delete; if this is right: reconciler sync NAME --scope {_scope(reading)} --allow-deletes"
         )
     if found.gone:
         dataset.sweep(tx, commit)
+
+
+def _scope(reading: Reading) -> Scope:
+    """An entity without a cursor is swept by every run; only of these two a person may ask that."""
+    return reading.run.scope if reading.run.scope in _ALL else Scope.FULL

@@ -3,8 +3,9 @@
 Each guard raises a TransientError: the entity is tried again from its last good position, and never counted complete.
 """
 
-import json
 from hashlib import blake2b
+
+import msgspec
 
 from reconciler.model.condition import Reason
 from reconciler.model.record import Page
@@ -12,6 +13,7 @@ from reconciler.sdk.errors import TransientError
 
 MAX_PAGES = 1_000_000
 SINGLE_REPEATS = 2
+_ENCODE = msgspec.json.Encoder(order="sorted").encode
 
 
 class PageGuard:
@@ -35,7 +37,7 @@ class PageGuard:
     def _check_position(self, page: Page) -> None:
         if page.position is None:
             return
-        mark = blake2b(json.dumps(dict(page.position), sort_keys=True).encode(), digest_size=16).digest()
+        mark = blake2b(_ENCODE(dict(page.position)), digest_size=16).digest()
         if mark in self._positions:
             raise TransientError("the remote gave the same page token twice", reason=Reason.PROTOCOL_ERROR)
         self._positions.add(mark)

@@ -18,10 +18,10 @@ from reconciler.model.duration import render_duration
 from reconciler.model.event import Lifecycle
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.model.record import LogLevel, RunResult, Scope, Step
-from reconciler.sdk.contract import Counts, Entity
+from reconciler.sdk.contract import Counts, Deletes, Entity
 from reconciler.sdk.errors import ConnectorError, TransientError, place_of
 from reconciler.sdk.live import Connections, Journal, Live, NotConnectableError, current_run
-from reconciler.store import conditions, integrations, jobs, journal, rejects, rollback, runs
+from reconciler.store import conditions, integrations, jobs, journal, listings, rejects, rollback, runs
 from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.dataset import FencedError
@@ -29,6 +29,7 @@ from reconciler.store.errors import StoreError
 from reconciler.store.history import NotKeptError
 from reconciler.store.runs import EntityProgress, Lineage, Run
 from reconciler.sync.entity import LaneWantedError, Reading, SweepRefusedError, read_entity, request_of
+from reconciler.sync.keys import list_keys
 from reconciler.sync.replay import replay_entity
 from reconciler.sync.rollback import restore
 from reconciler.sync.schema import SchemaFrozenError
@@ -263,7 +264,7 @@ class Syncer:
     async def _read_once(self, reading: Reading, progress: EntityProgress) -> EntityResult | TransientError:
         """The entity's end, or an error that may pass."""
         try:
-            await read_entity(reading, progress)
+            await (list_keys if reading.run.scope is Scope.KEYS else read_entity)(reading, progress)
         except TransientError as error:
             return error
         except SweepRefusedError as error:
@@ -338,7 +339,8 @@ class Syncer:
         wrong = [r for r in results if r.state != "complete"]
         is_whole = _is_whole(run, live)
         if not wrong:
-            return await self._finish(run, RunResult.SUCCESS, Reason.SUCCEEDED, "", is_whole=is_whole)
+            is_fresh = is_whole and run.scope is not Scope.KEYS  # what records hold was not looked at
+            return await self._finish(run, RunResult.SUCCESS, Reason.SUCCEEDED, "", is_whole=is_fresh)
         read_any = any(r.state in {"complete", "partial"} for r in results)
         refused = any(r.reason is Reason.AUTHENTICATION_FAILED for r in wrong)
         result = RunResult.PARTIAL if read_any and not refused else RunResult.FAILED
@@ -398,7 +400,17 @@ def _chosen(run: Run, live: Live) -> list[Entity]:
         raise NothingToReadError(f"{live.connector.type} is asked to read no entity; see spec.sync.entities")
     if run.scope is Scope.DELTA and run.cause == "person" and not any(e.has_delta for e in chosen):
         raise NothingToReadError(f"{live.connector.type} has no change feed; use --scope incremental or full")
+    if run.scope is Scope.KEYS:
+        return _listable(live, chosen)
     return chosen
+
+
+def _listable(live: Live, chosen: Sequence[Entity]) -> list[Entity]:
+    found = [e for e in chosen if e.deletes is Deletes.KEYS]
+    if not found:
+        names = ", ".join(e.name for e in chosen)
+        raise NothingToReadError(f"{live.connector.type} lists no keys alone of {names}; use --scope full")
+    return found
 
 
 def _usual(live: Live) -> list[Entity]:
@@ -421,9 +433,11 @@ def _after(tx: Tx, run: Run, result: RunResult, reason: Reason, error: str, at: 
     if row is None or result is RunResult.CANCELLED or not run.is_sync:
         return
     is_good = result is RunResult.SUCCESS
+    is_listing = run.scope is Scope.KEYS and run.entities is None
+    is_healed = is_good and is_listing and listings.take_back(tx, row.id)
     truth = Truth.TRUE if is_good else Truth.FALSE
     message = "the last sync succeeded" if is_good else f"the last sync was {result}: {error}"
-    if is_whole:
+    if is_whole or is_healed:
         conditions.say(tx, row.id, row.generation, [Say(ConditionType.FRESH, truth, reason, message)], at)
     done = runs.get(tx, run.id)
     counts = done.counts if done else run.counts
@@ -432,10 +446,7 @@ def _after(tx: Tx, run: Run, result: RunResult, reason: Reason, error: str, at: 
         "scope": run.scope,
         "result": result,
         "reason": reason,
-        "added": counts.added,
-        "updated": counts.updated,
-        "deleted": counts.deleted,
-        "unchanged": counts.unchanged,
+        **counts.told(run.scope),
         "rejected": counts.rejected,
     }
     journal.emit(

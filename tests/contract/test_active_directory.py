@@ -48,6 +48,22 @@ def test_ad_records_have_the_guid_as_identity_and_bytes_in_base64() -> None:
     )
 
 
+def test_a_listing_of_keys_names_the_guid_with_its_change_time() -> None:
+    entry = Entry("CN=Ada", {"objectGUID": [GUID], "whenChanged": [b"20260301101112.0Z"]})
+    timeless = Entry("CN=Bob", {"objectGUID": [GUID[::-1]]})
+    assert sorted(view().wire_names) == ["objectGUID", "whenChanged"]
+    page = view().keys([entry, timeless], {"page": 1})
+    assert page.keys[0] == "00112233-4455-6677-8899-aabbccddeeff"
+    assert (page.changed_at, page.watermark, page.position) == (("2026-03-01T10:11:12.000000Z", ""), None, {"page": 1})
+
+
+def test_one_entry_that_hides_its_identity_spoils_a_listing_of_keys() -> None:
+    """In a read of records it is a reject; here nobody could tell whether it is the one that is missed."""
+    shown = Entry("CN=Ada", {"objectGUID": [GUID], "whenChanged": [b"20260301101112.0Z"]})
+    with pytest.raises(ForbiddenError, match="1 entries of DC=example,DC=org do not show their objectGUID"):
+        view().keys([shown, Entry("CN=Eve", {})], None)
+
+
 def test_links_are_found_and_shown_by_id_whatever_case_the_names_have() -> None:
     boss, gone = "CN=Boss,DC=example,DC=org", "CN=Gone,DC=example,DC=org"
     entry = Entry(

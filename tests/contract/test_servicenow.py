@@ -1,6 +1,7 @@
 """ServiceNow: the conformance kit, then what only ServiceNow does."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,37 @@ async def test_an_incremental_read_with_nothing_new_is_one_request() -> None:
         before = len(t.sim.requests)
         await t.read(of, Scope.INCREMENTAL, since={"": "2026-03-02T09:59:00.000000Z"})
         assert len(t.sim.requests) == before + 1
+
+
+async def test_keys_are_listed_alone_and_many_at_a_time() -> None:
+    async with trial(TestServiceNow.case) as t:
+        of = t.entity("incidents")
+        keys = t.seed(of, 12)
+        (page,) = [p async for p in t.connector.read(of, replace(t.request(Scope.KEYS), page_size=None))]
+        (call,) = t.sim.requests
+        assert (call.query["sysparm_fields"], call.query["sysparm_limit"]) == ("sys_id,sys_updated_on", "10000")
+        assert (set(page.keys), page.total, page.position) == (set(keys), 12, None)
+        assert page.changed_at[0] == "2026-03-02T08:48:00.000000Z"
+
+
+async def test_no_read_of_records_goes_on_where_a_listing_of_keys_stands() -> None:
+    """They walk the table in different orders: what lies behind one's place may lie before the other's."""
+    async with trial(TestServiceNow.case) as t:
+        of = t.entity("incidents")
+        t.seed(of)
+        part = await t.read(of, Scope.KEYS, stop_after=1)
+        with pytest.raises(TypeError):
+            await t.read(of, Scope.FULL, into=part)
+
+
+async def test_a_filter_narrows_the_keys_too() -> None:
+    async with trial(TestServiceNow.case, config={"query": {"incidents": "priority=1^ORpriority=2"}}) as t:
+        of = t.entity("incidents")
+        keys = t.seed(of, 12)
+        for n, key in enumerate(keys):
+            t.sim.tables["incident"][key]["priority"] = str(n % 3)
+        assert (await t.read(of, Scope.KEYS)).keys == {key for n, key in enumerate(keys) if n % 3}
+        assert await t.connector.count(of, t.request(Scope.KEYS)) == 8  # type: ignore[attr-defined]
 
 
 async def test_a_session_in_another_time_zone_is_found_out() -> None:

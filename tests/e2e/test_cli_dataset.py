@@ -6,16 +6,18 @@ Tests run in any order: who rolls back goes back to version 3 in the end, and wh
 import json
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reconciler.store import deliveries, integrations, runs
-from tests.e2e.stage import ENV
+from tests.e2e.stage import ENV, PATIENCE
 from tests.e2e.town import ROOT, Town, documents, town
 
 CANARY = "Ada Lovelace cannot print, call 0171-555-canary"
@@ -196,6 +198,15 @@ def test_rolled_back_the_export_is_that_of_then(here: Town, tmp_path: Path, caps
     assert here.run("dataset", "sn", "rollback", "3", "--yes") == 0
 
 
+def test_a_listing_of_keys_to_come_is_told(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(here.stage.state / "reconciler.db", timeout=PATIENCE)) as db, db:
+        db.execute("UPDATE integration SET next_keys_at = '2099-01-02T03:04:05.000000Z' WHERE name = 'sn'")
+    assert here.run("dataset", "sn", "rollback", "2", "--yes") == 0
+    text = _said(capsys)
+    assert "  incidents: keys are listed at 2099-01-02T03:04:05Z; what is not at the remote is deleted again\n" in text
+    assert here.run("dataset", "sn", "rollback", "3", "--yes") == 0
+
+
 def test_suspended_with_it_no_sync_undoes_it(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
     assert here.run("dataset", "sn", "rollback", "2", "--yes") == 0
     assert here.run("dataset", "sn", "rollback", "1", "--suspend", "--emit-events", "--yes") == 0
@@ -217,7 +228,7 @@ def _ask(here: Town, answer: str, *words: str) -> tuple[int, str]:
     )
     os.close(theirs)
     os.write(ours, answer.encode())
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=PATIENCE)
     os.close(ours)
     return process.returncode, out.decode()
 

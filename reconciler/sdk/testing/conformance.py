@@ -22,11 +22,12 @@ from reconciler.sdk.testing.case import Case
 from reconciler.sdk.testing.declaring import Declaring
 from reconciler.sdk.testing.delivering import Delivering
 from reconciler.sdk.testing.enduring import Enduring
+from reconciler.sdk.testing.listing import Listing
 from reconciler.sdk.testing.reading import Reading
 from reconciler.sdk.testing.subscribing import Subscribing
 
 
-class Conformance(Declaring, Reading, Enduring, Delivering, Subscribing):
+class Conformance(Declaring, Reading, Listing, Enduring, Delivering, Subscribing):
     """Subclass it in a test module, name it `Test...` and set `case`."""
 
     case: Case

@@ -205,11 +205,9 @@ class Reading:
             first = await t.read(of)
             t.clock.advance(timedelta(hours=1))
             self.case.remove(t.sim, of, keys[2])
-            scope = {Deletes.FULL_RUN: Scope.FULL, Deletes.FLAG: Scope.INCREMENTAL, Deletes.FEED: Scope.DELTA}[
-                of.deletes
-            ]
+            scope = {Deletes.FLAG: Scope.INCREMENTAL, Deletes.FEED: Scope.DELTA}.get(of.deletes, Scope.FULL)
             read = await t.read(of, scope, since=first.watermarks)
-            if of.deletes is Deletes.FULL_RUN:
+            if scope is Scope.FULL:
                 assert read.keys == set(keys) - {keys[2]}
             else:
                 assert keys[2] in read.deleted, "the deletion was not told"

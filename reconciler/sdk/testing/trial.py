@@ -63,6 +63,11 @@ class Dataset:
         if page.watermark is not None:
             target[page.partition] = max(page.watermark, target.get(page.partition, ""))
 
+    def sweep(self, listing: "Dataset") -> None:
+        """What a complete listing of keys has not met is gone; an incomplete one says nothing."""
+        if listing.is_complete:
+            self.deleted |= self.keys - listing.keys
+
     def finish(self) -> None:
         """The read ended by itself: now the watermarks of unordered entities may move."""
         for partition, watermark in self._late.items():

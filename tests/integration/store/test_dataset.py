@@ -193,6 +193,12 @@ async def test_retention_passes_no_cursor_and_leaves_nothing_dangling(up: World)
         "SELECT id FROM delivery WHERE finished_at < 'x' LIMIT 9",
         "SELECT id FROM reject WHERE at < 'x' LIMIT 9",
         "SELECT key FROM reject WHERE entity_id = 1 AND key <> ''",
+        (
+            "SELECT workspace, name FROM integration WHERE removed_at IS NULL"
+            " AND (is_desired = 0 OR is_connected = 0 OR drifted <> '[]' OR applied_hash <> desired_hash"
+            " OR (applied_effective <> '' AND applied_effective <> desired_effective))"
+        ),
+        "SELECT integration_id FROM condition WHERE type = 'Valid' AND truth <> 'True'",
     ],
 )
 async def test_what_is_asked_again_and_again_reads_no_table_through(up: World, question: str) -> None:

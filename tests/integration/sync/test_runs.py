@@ -325,7 +325,7 @@ async def test_page_and_run_deadlines(up: World, monkeypatch: pytest.MonkeyPatch
     assert tight.result == "success"
     timed_out = [d["reason"] for _, text, d in up.journal.lines if "no page within" in text]
     assert timed_out == [Reason.TIMED_OUT]
-    await up.wish(desired("desk", {"sync": {"timeout": "1s"}}), revision="r2")
+    await up.wish(desired("desk", {"sync": {"timeout": "3s"}}), revision="r2")
     await up.reconcile()
     up.remote().faults["tickets", 1] += [hang]
     run = await up.sync()

@@ -80,6 +80,9 @@ def test_facts_of_a_connector() -> None:
     )
     assert facts.auth[0].description == "A key."
     assert "reads a change feed (scope delta)" in facts.capabilities
+    assert "lists keys alone to find deletions (scope keys)" not in facts.capabilities
+    (people, *_) = connector_facts(load("hr_ldap")).entities
+    assert people.deletes == "by listing keys alone (scope keys), or a complete full run"
     assert "registers webhooks at the remote" not in facts.capabilities
 
 

@@ -45,6 +45,17 @@ def test_delta_is_judged_by_what_would_be_read() -> None:
         _params("slack", tree, scope="delta")
 
 
+def test_keys_are_judged_by_what_was_named() -> None:
+    assert _params(scope="keys", allow_deletes=True) == {"scope": "keys", "allow_deletes": True, "accept_schema": False}
+    assert _params(scope="keys", entities=["users"])["entities"] == ["users"]
+    with pytest.raises(
+        CommandError, match=r"slack lists no keys alone of users, channels; see .* reconciler connectors slack"
+    ):
+        _params("slack", {"config": {}}, scope="keys")
+    with pytest.raises(CommandError, match="--since: a listing of keys lists all"):
+        _params(scope="keys", since="2h")
+
+
 def test_a_connector_that_reads_nothing() -> None:
     with pytest.raises(CommandError, match="email reads nothing"):
         _params("email", {"config": {"host": "mail.example.org", "sender": "a@example.org"}})
@@ -53,7 +64,7 @@ def test_a_connector_that_reads_nothing() -> None:
 def test_unknown_words_come_with_what_was_meant() -> None:
     with pytest.raises(CommandError, match=r"--scope ful: there is no such scope, did you mean full\?"):
         _params(scope="ful")
-    with pytest.raises(CommandError, match="there are: delta, full, incremental"):
+    with pytest.raises(CommandError, match="there are: delta, full, incremental, keys"):
         _params(scope="xyz")
     with pytest.raises(CommandError, match=r"no entity incident, did you mean incidents\?"):
         _params(entities=["incident"])

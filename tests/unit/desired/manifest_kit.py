@@ -11,7 +11,7 @@ from reconciler.desired.snapshot import FileEntry, FileHistory, Snapshot, blob_i
 from reconciler.desired.validate import Inputs, Validated, validate
 from reconciler.model.manifest import Spec
 from reconciler.model.secret import Secret
-from reconciler.sdk.contract import AuthSettings, Channel, Connector, Entity, NoAuth, Probe, Settings
+from reconciler.sdk.contract import AuthSettings, Channel, Connector, Deletes, Entity, NoAuth, Probe, Settings
 from reconciler.sdk.registry import UnknownTypeError
 
 
@@ -50,7 +50,7 @@ class Desk(Connector[DeskConfig, AuthSettings]):
     title = "Desk"
     Config = DeskConfig
     auth_types = (Basic, Key)
-    entities = (Entity(name="tickets", has_delta=True), Entity(name="people"))
+    entities = (Entity(name="tickets", has_delta=True), Entity(name="people", deletes=Deletes.KEYS))
     channels = (Channel(name="post", fields=Post, text_field="text"), Channel(name="close", fields=DeskConfig))
 
     async def probe(self) -> Probe:

@@ -1,5 +1,6 @@
 """One manifest at a time: every finding at once, at its place, with a remedy; secrets and ciphertext as designed."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,13 @@ def test_a_right_manifest_becomes_an_integration() -> None:
                                                "day-of-month (minute hour day-of-month month day-of-week, e.g. */15 * * * *)")),
         ({"sync": "{schedule: '0 5 * * *', every: 5m}"}, ("m.yaml:8:33: invalid-schedule: schedule and every exclude each "
                                                          "other (keep one of them)")),
+        ({"sync": "{entities: [people], deletions: {schedule: '0 3 * * *', every: 1h}}"}, (
+            "m.yaml:8:65: invalid-schedule: schedule and every exclude each other (keep one of them)")),
+        ({"sync": "{entities: [people], deletions: {every: 0s}}"}, ("m.yaml:8:49: invalid-schedule: every is shorter than 1s "
+                                                                   "(for example 15m)")),
+        ({"sync": "{entities: [tickets], deletions: {every: 1h}}"}, (
+            "m.yaml:8:31: invalid-value: desk lists no keys alone of what is read here, so spec.sync.deletions has no effect "
+            "(remove it; see what finds deletions: reconciler connectors desk)")),
         ({"sync": "{every: 0s}"}, "m.yaml:8:17: invalid-schedule: every is shorter than 1s (for example 15m)"),
         ({"sync": "{every: 5 minutes}"}, ("m.yaml:8:17: invalid-value: spec.sync.every is not accepted: a duration is a number "
                                          "and a unit (ms, s, m, h, d, w), such as 15m or 1h30m (Interval such "
@@ -277,6 +285,20 @@ class TestWorkspaces:
         assert (own.sync.schedule, own.sync.time_zone, own.drift.mode) == (None, "Europe/Berlin", "off")
         assert (own.sync.fields.mask, own.sync.fields.exclude) == (("x",), ("y",))
         assert other.sync.schedule is None
+
+    def test_each_of_the_two_schedules_drops_only_its_own_default(self) -> None:
+        workspace = self.WORKSPACE.replace("fields: {mask: [x]}", "deletions: {schedule: '0 3 * * *'}")
+        files = {
+            "w.yaml": workspace,
+            "a.yaml": desk("a", "ops", sync="{every: 5m}"),
+            "b.yaml": desk("b", "ops", sync="{deletions: {every: 6h}}"),
+            "c.yaml": desk("c", "ops", sync="{entities: [tickets]}"),
+        }
+        state = check(files).state
+        assert not state.findings, "a default of the workspace is no contradiction where it has no effect"
+        a, b = (state.integrations[Ref("ops", name)].manifest.spec.sync for name in ("a", "b"))
+        assert (a.schedule, a.every, a.deletions.schedule) == (None, timedelta(minutes=5), "0 3 * * *")
+        assert (b.schedule, b.deletions.schedule, b.deletions.every) == ("0 5 * * *", None, timedelta(hours=6))
 
     def test_changed_defaults_reach_integrations_whose_files_did_not_change(self) -> None:
         files = {"w.yaml": self.WORKSPACE, "a.yaml": desk("a", "ops")}

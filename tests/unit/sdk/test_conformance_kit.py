@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reconciler.model.clock import rfc3339
 from reconciler.model.event import Message, Receipt
-from reconciler.model.record import Page, ReadRequest
+from reconciler.model.record import Page, ReadRequest, Scope
 from reconciler.model.secret import Secret
 from reconciler.sdk.auth import Authenticator, bearer
 from reconciler.sdk.contract import AuthClasses, AuthSettings, Channel, Deletes, Entity, Probe, Repeat, Settings
@@ -40,7 +40,7 @@ class Shop(Simulator):
     def me(self, call: Call) -> Reply:
         return Reply(json={"name": "kit"})
 
-    @route("GET", "/orders", query=("after", "limit", "since"), headers=AUTHORIZED)
+    @route("GET", "/orders", query=("after", "limit", "since", "fields"), headers=AUTHORIZED)
     def listed(self, call: Call) -> Reply:
         found = [o for o in self.orders.values() if o["changed"] >= call.query.get("since", "")]
         found.sort(key=lambda o: (o["changed"], o["id"]))
@@ -50,7 +50,8 @@ class Shop(Simulator):
         self.serial += 1
         last = (page[-1]["changed"], page[-1]["id"]) if page else after
         token = "|".join((*last, str(self.serial))) if len(page) < len(left) else None
-        return Reply(json={"orders": page, "next": token})
+        wanted = call.query.get("fields", "id,changed,text").split(",")
+        return Reply(json={"orders": [{name: o[name] for name in wanted} for o in page], "next": token})
 
     @route("POST", "/notes", headers=AUTHORIZED, body="json", fields=("text",))
     def noted(self, call: Call) -> Reply:
@@ -141,6 +142,16 @@ class TestShop(Conformance):
     case = ShopCase()
 
 
+class ListsKeys(Good):
+    entities = (replace(ORDERS, deletes=Deletes.KEYS, key_params={"fields": "id,changed"}),)
+
+
+class TestShopOfKeys(Conformance):
+    """So does one that lists keys alone."""
+
+    case = ShopCase(ListsKeys)
+
+
 class EndsOnAShortPage(Good):
     async def read(self, entity: Entity, request: ReadRequest) -> AsyncIterator[Page]:
         async for page in super().read(entity, request):
@@ -202,6 +213,32 @@ class ForgetsRecordsOnResume(Good):
 
 class TellsNoDeletions(Good):
     entities = (replace(ORDERS, deletes=Deletes.FLAG),)
+
+
+class BringsRecordsWithKeys(Good):
+    entities = (replace(ORDERS, deletes=Deletes.KEYS),)
+
+
+class ListsKeysShort(EndsOnAShortPage):
+    entities = ListsKeys.entities
+
+
+class TakesRefusedKeysForNone(TakesRefusedForEmpty):
+    entities = ListsKeys.entities
+
+
+class ListsOnlyNewKeys(ListsKeys):
+    async def read(self, entity: Entity, request: ReadRequest) -> AsyncIterator[Page]:
+        async for page in super().read(entity, request):
+            is_old = request.scope is Scope.KEYS and page.position is not None
+            yield replace(page, keys=(), payloads=(), changed_at=()) if is_old else page
+
+
+class ForgetsKeysOnResume(ListsKeys):
+    async def read(self, entity: Entity, request: ReadRequest) -> AsyncIterator[Page]:
+        async for page in super().read(entity, request):
+            is_lost = request.resume is not None and request.scope is Scope.KEYS
+            yield replace(page, keys=(), payloads=(), changed_at=()) if is_lost else page
 
 
 class SaysTheSecret(Good):
@@ -291,6 +328,13 @@ DEFECTS: list[tuple[type[Good], str, tuple[Any, ...]]] = [
     (MovesWatermarksEarly, "test_a_watermark_never_passes_what_was_not_read", ("orders",)),
     (ForgetsRecordsOnResume, "test_an_interrupted_read_resumes_from_every_position", ("orders", "full")),
     (TellsNoDeletions, "test_deletions_become_known_the_declared_way", ("orders",)),
+    (BringsRecordsWithKeys, "test_keys_come_without_their_records", ("orders",)),
+    (ListsKeysShort, "test_smaller_pages_than_asked_for_lose_no_key", ("orders",)),
+    (ListsKeysShort, "test_an_empty_page_in_the_middle_loses_no_key", ("orders",)),
+    (TakesRefusedKeysForNone, "test_refused_keys_are_never_no_keys", ("orders",)),
+    (ListsOnlyNewKeys, "test_keys_are_those_of_a_full_read", ("orders",)),
+    (ListsOnlyNewKeys, "test_what_is_gone_is_missed_and_what_returns_is_listed", ("orders",)),
+    (ForgetsKeysOnResume, "test_an_interrupted_listing_sweeps_nothing_and_goes_on", ("orders",)),
     (SaysTheSecret, "test_probe_with_a_wrong_credential", ()),
     (SeesNothingMissing, "test_probe_says_what_is_missing", ()),
     (SeesNothingMissing, "test_probe_with_a_wrong_credential", ()),

@@ -54,6 +54,7 @@ ROW = IntegrationRow(
     retries=0,
     next_attempt_at=None,
     next_sync_at=None,
+    next_keys_at=None,
     last_sync_at="2026-03-01T11:59:30.500000Z",
     last_sync_result="success",
     last_sync_reason="",

@@ -1,0 +1,75 @@
+"""Who may do what over the API: permissions, tokens, and the caller that a request turns out to be.
+
+A token is `rct_<id>_<secret>`: the fixed prefix lets scanners find leaks, the id may be shown, the secret has 256 bits, so a
+plain SHA-256 of the whole is stored. Nothing here reads or writes; `store.tokens` keeps them, `serve.admission` asks.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciler.model.ids import new_id
+from reconciler.model.secret import Secret
+
+PREFIX = "rct"
+
+
+class Permission(StrEnum):
+    """`admin` stands for all of them, in its workspace, and for what the daemon's settings reserve."""
+
+    INTEGRATION_VIEW = "integration.view"
+    INTEGRATION_CREATE = "integration.create"
+    INTEGRATION_EDIT = "integration.edit"
+    INTEGRATION_DELETE = "integration.delete"
+    INTEGRATION_SYNC = "integration.sync"
+    EVENT_VIEW = "event.view"
+    EVENT_PUBLISH = "event.publish"
+    EVENT_RETRY = "event.retry"
+    PLAN_VIEW = "plan.view"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `workspace` None: the whole installation."""
+
+    name: str
+    workspace: str | None
+    permissions: frozenset[Permission]
+
+    def may(self, permission: Permission) -> bool:
+        return permission in self.permissions or Permission.ADMIN in self.permissions
+
+    def sees(self, workspace: str) -> bool:
+        """Whether anything of that workspace exists for this caller."""
+        return self.workspace is None or self.workspace == workspace
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """`clear` is shown once, to whoever asked for it."""
+
+    public_id: str
+    clear: Secret
+
+    @property
+    def sha256(self) -> str:
+        return hash_of(self.clear.reveal())
+
+
+def new_token() -> NewToken:
+    public_id = new_id(PREFIX)
+    return NewToken(public_id, Secret(f"{public_id}_{secrets.token_urlsafe(32)}"))
+
+
+def hash_of(token: str) -> str:
+    """What is stored of it, and written into `kind: Workspace`."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def permissions_of(names: Collection[str]) -> frozenset[Permission]:
+    """Those that this release knows: one that a newer release has is granted by that one only."""
+    known = set(Permission)
+    return frozenset(Permission(name) for name in names if name in known)
