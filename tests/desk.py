@@ -129,7 +129,8 @@ class Desk(Connector[DeskConfig, NoAuth]):
                     raise fault
                 await fault()
             position = {"page": number + 1} if number + 1 < len(pages) else None
-            yield _page(entity, pages[number], position, tuple(remote.deleted.get(entity.name, ())))
+            page = _page(entity, pages[number], position, tuple(remote.deleted.get(entity.name, ())))
+            yield _keys(page, pages[number]) if request.scope is Scope.KEYS else page
 
     async def count(self, entity: Entity, request: ReadRequest) -> int | None:
         return self.remote.counted
@@ -165,6 +166,12 @@ def _page(
         watermark=max(stamps) if stamps else None,
         position=position,
     )
+
+
+def _keys(page: Page, records: list[dict[str, Any]]) -> Page:
+    """As a listing of keys: with their change times, and nothing of the records."""
+    times = tuple(r.get("at") or "" for r in records if "id" in r)
+    return replace(page, payloads=tuple(k.encode() for k in page.keys), changed_at=times, watermark=None, deleted=())
 
 
 class HookedDesk(Desk):
@@ -223,13 +230,19 @@ class FakeBook:
         self.departed: dict[Ref, DesiredIntegration] = {}
         self.failed: dict[Ref, tuple[Finding, ...]] = {}
         self.secrets: dict[Ref, str] = {}
+        self._number = 0
+        self._said: dict[Ref, Any] = {}
 
     def get(self, ref: Ref) -> DesiredIntegration | None:
         return (self.state.integrations.get(ref) if self.state else None) or self.departed.get(ref)
 
     async def resolve(self, wanted: DesiredState) -> Resolution:
         resolved = {r: Resolved(self.effective(i), {}) for r, i in wanted.integrations.items() if r not in self.failed}
-        return Resolution(wanted, resolved, self.unread)
+        every = {*wanted.integrations, *wanted.held, *self.failed}
+        said = {r: (wanted.integrations.get(r), resolved.get(r), r in wanted.held, r in self.failed) for r in every}
+        touched = frozenset(r for r in said.keys() | self._said.keys() if said.get(r) != self._said.get(r))
+        self._said, self._number = said, self._number + 1
+        return Resolution(wanted, resolved, self.unread, self._number, touched if self._number > 1 else None)
 
     @property
     def unread(self) -> dict[Ref, Unread]:
@@ -381,10 +394,10 @@ class World:
             last = tx.value("UPDATE job_ticket SET value = value + 1 RETURNING value")
             tx.execute("UPDATE job SET state = 'queued', queued_at = :now, attempt = :a WHERE kind = :k AND ref = :r",
                        {"now": rfc3339(now), "a": last, "k": kind, "r": str(ref)})  # fmt: skip
-            job = jobs.get(tx, tx.value("SELECT id FROM job WHERE kind = :k AND ref = :r", k=kind, r=str(ref)))
-            claim = jobs.start(tx, job.id, last, "test", now, timedelta(hours=1))
-            assert claim is not None
-            return job, claim
+            job_id = tx.value("SELECT id FROM job WHERE kind = :k AND ref = :r", k=kind, r=str(ref))
+            started = jobs.start(tx, job_id, last, "test", now, timedelta(hours=1))
+            assert started is not None
+            return started
 
         yield await self.db.write(take)
 

@@ -15,9 +15,10 @@ from functools import partial
 from typing import TypeVar
 
 from reconciler.app.opened import Opened, SpecUnusableError
+from reconciler.app.trail import Names, Trail
 from reconciler.control.book import SECRET_CODES, Resolution, Unread
 from reconciler.desired.folder import FolderSnapshot
-from reconciler.desired.merge import merge
+from reconciler.desired.merge import Merged, merge
 from reconciler.desired.resolve import Resolver
 from reconciler.desired.snapshot import Snapshot
 from reconciler.desired.sops.keys import Keyring
@@ -45,8 +46,13 @@ class AppliedSpec:
 
 @dataclass(slots=True)
 class _Round:
-    """One `resolve`: what is opened anew, what is in force without being what Git wants, and what cannot be read."""
+    """One `resolve`: what is opened anew, what is in force without being what Git wants, and what cannot be read.
 
+    `names` are all it looks at, None for every one; `loose` those of them that do not rest on what Git wants now.
+    """
+
+    names: Names = None
+    loose: set[Ref] = field(default_factory=set)
     resolved: dict[Ref, Resolved] = field(default_factory=dict)
     fresh: dict[Ref, Opened] = field(default_factory=dict)
     kept: dict[Ref, DesiredIntegration] = field(default_factory=dict)
@@ -68,11 +74,17 @@ class SourceBook:
         self._snapshots: dict[str, Snapshot] = {}
         self._before: dict[str, Snapshot] = {}
         self._earlier: dict[tuple[str, str], Validated | None] = {}
-        self._wished: DesiredState | None = None
+        self._merged: Merged | None = None
+        self._trail = Trail()
+        self._resolved: DesiredState | None = None  # the wish that `_state` came of
         self._state: DesiredState | None = None
         self._departed: dict[Ref, DesiredIntegration] = {}
         self._old: dict[Ref, Snapshot] = {}  # where a spec in force was read that the newest revision lacks
         self._specs: dict[Ref, Opened] = {}
+        self._outside: dict[Ref, Opened] = {}  # those of them that are partly read outside of Git
+        self._hashes: Mapping[Ref, Resolved] = {}
+        self._loose: set[Ref] = set()  # to be looked at by the next `resolve`, whatever Git says
+        self._number = 0
         self._unread: Mapping[Ref, Unread] = {}
         self._applied: dict[Ref, AppliedSpec] = {}
         self._is_news = False
@@ -82,7 +94,7 @@ class SourceBook:
     @property
     def wished(self) -> DesiredState | None:
         """What Git wants, whether or not it can be read; None while a source has not been read yet."""
-        return self._wished
+        return self._merged.state if self._merged else None
 
     @property
     def state(self) -> DesiredState | None:
@@ -112,21 +124,24 @@ class SourceBook:
         self._earlier.clear()
         if self._checked.keys() != self._inputs.keys():
             return None
-        merged = merge({name: v.state for name, v in self._checked.items()})
-        self._note_gone(merged, source)
-        self._wished = merged
-        return merged
+        touched = _touched(self._checked[source], snapshot, previous) if self._merged else None
+        merged = merge({name: v.state for name, v in self._checked.items()}, self._merged, touched)
+        self._note_gone(merged.state, source, touched)
+        self._merged = merged
+        self._trail.add(merged.state, touched)
+        return merged.state
 
-    def _note_gone(self, merged: DesiredState, source: str) -> None:
+    def _note_gone(self, merged: DesiredState, source: str, touched: Names) -> None:
         """What Git no longer names, and where that and the specs of broken files can still be read."""
-        before = self._wished.integrations if self._wished else {}
-        gone = before.keys() - merged.integrations.keys() if merged.integrations is not before else frozenset()
+        before = self.wished.integrations if self.wished else {}
+        asked = before if touched is None else touched
+        gone = {ref for ref in asked if ref in before and ref not in merged.integrations}
         for ref in gone:
             self._departed[ref] = self.get(ref) or before[ref]
-        for ref in {*gone, *(merged.held & before.keys())}:
+        for ref in {*gone, *(ref for ref in merged.held if ref in before)}:
             if before[ref].origin.source == source and source in self._before:
                 self._old.setdefault(ref, self._before[source])
-        for ref in self._departed.keys() & merged.integrations.keys():
+        for ref in [ref for ref in self._departed if ref in merged.integrations]:
             del self._departed[ref]
 
     def remember(self, applied: Mapping[Ref, AppliedSpec]) -> None:
@@ -135,29 +150,45 @@ class SourceBook:
 
     def forget(self, ref: Ref) -> None:
         """It was let go: its spec and its secrets are not needed any more."""
-        for kept in (self._departed, self._old, self._specs, self._applied):
+        for kept in (self._departed, self._old, self._specs, self._outside, self._applied):
             kept.pop(ref, None)
         self._redactor.forget(str(ref))
 
     async def resolve(self, desired: DesiredState) -> Resolution:
         self._is_news = False
+        loose, self._loose = self._loose, set()
+        try:
+            return await self._resolve(desired, loose)
+        except BaseException:
+            self._loose |= loose
+            raise
+
+    async def _resolve(self, desired: DesiredState, loose: set[Ref]) -> Resolution:
         await self._recall_departed(desired)
-        done = _Round(unread=dict(self._held_secrets(desired)))
+        touched = self._trail.between(self._resolved, desired)
+        moved = await self._in_thread(self._moved)
+        done = _Round(None if touched is None else touched | moved | loose, unread=dict(self._held_secrets(desired)))
         done.kept |= {
-            ref: self._found_at(desired.integrations[ref]) for ref in desired.held & desired.integrations.keys()
+            ref: self._found_at(desired.integrations[ref]) for ref in desired.held if ref in desired.integrations
         }
-        for ref, wish in desired.integrations.items():
-            known = self._specs.get(ref)
-            if known is not None and known.serves(wish):
-                done.resolved[ref] = known.hashes
+        for wish in _wishes(desired, done.names):
+            known = self._specs.get(wish.ref)
+            if known is not None and known.is_of(wish) and wish.ref not in moved:
+                done.open(known.under(wish))
             else:
                 await self._settle(wish, done)
         state = replace(desired, integrations={**desired.integrations, **done.kept}) if done.kept else desired
-        self._put_in_force(state, done)
-        return Resolution(state, done.resolved, done.unread)
+        return self._put_in_force(desired, state, done)
+
+    def _moved(self) -> frozenset[Ref]:
+        """Those of which something may have changed outside of Git since it was read. In the thread: files are looked at."""
+        opened, mark = list(self._outside.items()), self._resolver.mark
+        return frozenset(ref for ref, o in opened if o.outside and (o.mark is None or mark(o.outside) != o.mark))
 
     async def _settle(self, wish: DesiredIntegration, done: _Round) -> None:
         found = await self._open(wish)
+        if not isinstance(found, Opened):
+            done.loose.add(wish.ref)
         if isinstance(found, Opened):
             done.open(found)
             return
@@ -181,19 +212,27 @@ class SourceBook:
             return desired
         return replace(desired, origin=replace(desired.origin, revision=old.revision))
 
-    def _put_in_force(self, state: DesiredState, done: _Round) -> None:
+    def _put_in_force(self, wish: DesiredState, state: DesiredState, done: _Round) -> Resolution:
         """All at once: whoever asks meanwhile gets the old state with its specs, or the new one with its own."""
         for opened in done.fresh.values():
             self._keep(opened)
-        self._state, self._unread = state, done.unread
+        self._state, self._unread, self._resolved = state, done.unread, wish
+        self._hashes = _carried(self._hashes, done)
+        self._loose |= done.loose
+        self._trail.begin_at(wish)
         for ref in [r for r in self._old if r in state.integrations and r not in state.held and r not in done.kept]:
             del self._old[ref]
         self._applied = {ref: applied for ref, applied in self._applied.items() if ref not in self._specs}
+        self._number += 1
+        return Resolution(state, self._hashes, done.unread, self._number, done.names)
 
     def _keep(self, opened: Opened) -> None:
         ref = opened.desired.ref
         if self._specs.get(ref) is not opened:
             self._specs[ref] = opened
+            self._outside.pop(ref, None)
+            if opened.outside is not None:
+                self._outside[ref] = opened
             self._redactor.register(str(ref), opened.secrets())
 
     def _held_secrets(self, desired: DesiredState) -> Iterable[tuple[Ref, Unread]]:
@@ -278,7 +317,7 @@ class SourceBook:
         return self._is_news
 
     async def _is_readable(self, ref: Ref) -> bool:
-        wished = self._wished
+        wished = self.wished
         wish = wished.integrations.get(ref) if wished and ref not in wished.held else None
         if wish is None:
             return False
@@ -308,6 +347,8 @@ class SourceBook:
             self._is_news |= ref in self._unread and self._is_new(desired)
             if self.get(ref) is desired:
                 self._keep(found)
+                if found.hashes != self._hashes.get(ref):
+                    self._loose.add(ref)
             return found
         if known is None or not (known.is_of(desired) or _is_off(desired)):
             raise SpecUnusableError(self._unread[ref].findings if ref in self._unread else found)
@@ -319,12 +360,11 @@ class SourceBook:
         place = old or self._snapshots[desired.origin.source]
         if isinstance(old, FolderSnapshot):
             place = self._old[desired.ref] = await self._in_thread(lambda: _lasting(old))
-        resolution = await self._in_thread(lambda: self._resolver.resolve(desired, place))
-        return Opened.make(desired, resolution.spec) if resolution.spec else resolution.findings
+        return await self._in_thread(lambda: _opened(self._resolver, desired, place))
 
     def _is_new(self, desired: DesiredIntegration) -> bool:
         """Whether it stands in the newest revision."""
-        wished = self._wished
+        wished = self.wished
         wish = wished.integrations.get(desired.ref) if wished and desired.ref not in wished.held else None
         return wish is not None and wish.source_hash == desired.source_hash
 
@@ -333,6 +373,49 @@ class SourceBook:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def _opened(resolver: Resolver, desired: DesiredIntegration, place: Snapshot) -> Opened | Findings:
+    """The mark is taken first: what changes while it is read is seen the next time."""
+    outside = resolver.outside(desired)
+    mark = resolver.mark(outside) if outside else None
+    resolution = resolver.resolve(desired, place)
+    return Opened.make(desired, resolution.spec, outside, mark) if resolution.spec else resolution.findings
+
+
+def _touched(checked: Validated, snapshot: Snapshot, previous: Snapshot | None) -> Names:
+    """Whose files changed, and whose author has become known."""
+    told = _told(snapshot, previous)
+    if checked.touched is None or told is None:
+        return None
+    return checked.touched.union(ref for path in told if path in checked.files for ref in checked.files[path].refs)
+
+
+def _told(now: Snapshot, before: Snapshot | None) -> frozenset[str] | None:
+    """Files of which Git may say more than before."""
+    kinds = GitSnapshot | FolderSnapshot
+    told = now.table.since(before.table) if isinstance(now, kinds) and isinstance(before, kinds) else None
+    if told and isinstance(now, FolderSnapshot) and now.checkout:
+        return frozenset(path.removeprefix(now.checkout.prefix) for path in told)
+    return told
+
+
+def _wishes(desired: DesiredState, names: Names) -> Iterable[DesiredIntegration]:
+    if names is None:
+        return desired.integrations.values()
+    return [desired.integrations[ref] for ref in names if ref in desired.integrations]
+
+
+def _carried(before: Mapping[Ref, Resolved], done: _Round) -> Mapping[Ref, Resolved]:
+    """Hashes of all, with those of this round; a new mapping, because the one before was handed out."""
+    if done.names is None:
+        return done.resolved
+    if not done.names:
+        return before
+    carried = {**before, **done.resolved}
+    for ref in done.names - done.resolved.keys():
+        carried.pop(ref, None)
+    return carried
 
 
 def _is_off(desired: DesiredIntegration) -> bool:

@@ -108,6 +108,8 @@ class Following:
     async def _forget_gone(self) -> None:
         """Whoever let them go: their secrets need not be known here any more."""
         if self._book.departed:
-            present = {row.ref for row in await self._database.read(integrations.every)}
+            asked = self._book.departed
+            rows = await self._database.read(lambda tx: integrations.some(tx, asked))
+            present = {row.ref for row in rows if row.removed_at is None}
             for ref in self._book.departed - present:  # asked anew: Git may name one again by now
                 self._book.forget(ref)

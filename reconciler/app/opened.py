@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reconciler.desired.outside import Mark, Outside
 from reconciler.desired.resolve import ResolvedSpec
-from reconciler.desired.unresolved import unresolved_paths
 from reconciler.model.finding import Finding
 from reconciler.model.secret import Secret
 from reconciler.model.state import DesiredIntegration
@@ -22,18 +22,19 @@ class SpecUnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """`spec` was made from `desired`. A volatile one is partly read from outside of Git, and anew for each question."""
+    """`spec` was made from `desired`. `outside` is what was read from outside of Git; `mark` is how that was just before."""
 
     desired: DesiredIntegration
     spec: ResolvedSpec
     hashes: Resolved
-    is_volatile: bool
+    outside: Outside | None = None
+    mark: Mark | None = None
 
     @classmethod
-    def make(cls, desired: DesiredIntegration, spec: ResolvedSpec) -> "Opened":
-        hashes = Resolved(spec.effective_hash, spec.fingerprints)
-        is_volatile = any(leaf.kind in {"from_env", "from_file"} for _, leaf in unresolved_paths(desired.tree))
-        return cls(desired, spec, hashes, is_volatile)
+    def make(
+        cls, desired: DesiredIntegration, spec: ResolvedSpec, outside: Outside | None, mark: Mark | None
+    ) -> "Opened":
+        return cls(desired, spec, Resolved(spec.effective_hash, spec.fingerprints), outside, mark)
 
     def is_of(self, desired: DesiredIntegration) -> bool:
         """Whether that wish is the one that was opened."""
@@ -41,10 +42,7 @@ class Opened:
 
     def serves(self, desired: DesiredIntegration) -> bool:
         """Whether it answers for that wish without another look."""
-        is_of = (
-            self.desired is desired or self.desired.source_hash == desired.source_hash
-        )  # asked of ten thousand a time
-        return is_of and not self.is_volatile
+        return self.is_of(desired) and self.outside is None
 
     def under(self, desired: DesiredIntegration) -> "Opened":
         """The same for the same wish in another place or with other labels."""

@@ -41,12 +41,17 @@ class Book(Protocol):
 class Resolution:
     """What decrypting all of a desired state gave: the state that is in force by it, with hashes and fingerprints.
 
+    The resolutions of a book are numbered. `touched` are the names that may differ, in wish or secrets, from the one before;
+    None where any may.
+
     `resolved` lacks those of which nothing could be decrypted, neither what Git wants nor a last good spec.
     """
 
     state: DesiredState
     resolved: Mapping[Ref, Resolved]
     unread: Mapping[Ref, Unread]
+    number: int = 0
+    touched: frozenset[Ref] | None = None
 
 
 class Resolver(Protocol):

@@ -2,20 +2,22 @@
 
 What changed raises its generation and becomes a due reconcile; what Git no longer names is let go unless the guard blocks
 it; what is broken, or cannot be decrypted, keeps its last good spec and says so. The plan is the same pure function that
-`reconciler plan` runs.
+`reconciler plan` runs. Only names in question are looked at (`question`), so the cost is that of what changed.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from reconciler.control.book import Resolution, Resolver
+from reconciler.control.question import Taken, in_question
 from reconciler.control.schedule import reads
 from reconciler.control.stating import Stating
 from reconciler.model.clock import Clock, rfc3339
 from reconciler.model.condition import Condition, ConditionType, Reason, Truth
-from reconciler.model.ids import Ref
+from reconciler.model.finding import Finding
+from reconciler.model.ids import Ref, new_id
 from reconciler.model.plan import Plan
 from reconciler.model.state import DesiredIntegration, DesiredState
 from reconciler.plan.compare import compare
@@ -33,7 +35,8 @@ DISCONNECT_PRIO = 1
 class Intaken:
     """The plan of a revision, which integrations now have work due, and the runs that must not go on.
 
-    `turned` are those whose secrets ceased to be readable, or are readable again.
+    `turned` are those whose secrets ceased to be readable, or are readable again; `asked` the names that were looked at,
+    None for all.
     """
 
     plan: Plan
@@ -41,6 +44,7 @@ class Intaken:
     removed: tuple[int, ...]
     stopped: tuple[int, ...] = ()
     turned: tuple[tuple[IntegrationRow, Condition], ...] = ()
+    asked: Collection[Ref] | None = None
 
 
 class Intake:
@@ -64,6 +68,7 @@ class Intake:
         self._fence = fence
         self._is_observing = is_observing
         self._turn = asyncio.Lock()
+        self._last: Taken | None = None
 
     async def take(self, desired: DesiredState) -> Intaken:
         """Called for every new revision, after restarts, and when a prune was approved.
@@ -75,28 +80,64 @@ class Intake:
 
     async def _take(self, desired: DesiredState) -> Intaken:
         resolution = await self._resolver.resolve(desired)
-        observed = await self._database.read(integrations.observed_state)
-        approved = await self._database.read(journal.approvals)
-        plan = compare(_with_all_findings(resolution), observed, resolved=resolution.resolved, approved=approved)
         now = self._clock.now()
         if self._is_observing:
-            await self._database.write(lambda tx: _report(tx, plan, "observed", now))
+            plan = await self._database.read(lambda tx: _plan(tx, resolution, None))
+            await self._database.write(lambda tx: _report(tx, plan, "observed", now, None))
             return Intaken(plan, (), ())
-        return await self._database.write(lambda tx: self._write(tx, plan, resolution, now))
+        last, self._last = self._last, None  # unless all of it is written, nobody knows what stands there
+        taken, self._last = await self._database.write(lambda tx: self._write(tx, resolution, last, now))
+        return taken
 
-    def _write(self, tx: Tx, plan: Plan, resolution: Resolution, now: datetime) -> Intaken:
+    def _write(self, tx: Tx, resolution: Resolution, last: Taken | None, now: datetime) -> tuple[Intaken, Taken]:
         """Not what a process read that no longer leads: it may be older than what is in force."""
         if self._fence is not None:
             self._fence(tx)
-        return _take(tx, plan, resolution, self._resolver.authored, now)
+        asked = in_question(tx, resolution, last)
+        plan = _plan(tx, resolution, asked)
+        rows = integrations.every(tx, with_removed=True) if asked is None else integrations.some(tx, asked)
+        round_ = _Round(resolution, plan, asked, {row.ref: row for row in rows})
+        taken = _take(tx, round_, self._resolver.authored, now)
+        stored = last.findings if last and asked is not None else None
+        _report(tx, plan, "blocked" if plan.blocks else "applied", now, stored)
+        mark = new_id("take")
+        integrations.note_taken(tx, mark)
+        return taken, Taken(resolution.number, mark, plan.findings)
 
 
-def _take(tx: Tx, plan: Plan, resolution: Resolution, author: Author, now: datetime) -> Intaken:
-    at, desired = rfc3339(now), resolution.state
-    known = {row.ref: row for row in integrations.every(tx, with_removed=True)}
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """One revision as it is written: what is wanted, the plan, the names in question and their rows."""
+
+    resolution: Resolution
+    plan: Plan
+    asked: Collection[Ref] | None
+    known: Mapping[Ref, IntegrationRow]
+
+    @property
+    def wishes(self) -> Mapping[Ref, DesiredIntegration]:
+        """Those in question."""
+        every = self.resolution.state.integrations
+        return every if self.asked is None else {ref: every[ref] for ref in sorted(self.asked) if ref in every}
+
+
+def _plan(tx: Tx, resolution: Resolution, asked: Collection[Ref] | None) -> Plan:
+    state = _with_all_findings(resolution)
+    if asked is None:
+        observed = integrations.observed_state(tx)
+    else:
+        observed = integrations.observed_of(
+            tx, asked, lambda ref: ref not in state.integrations and ref not in state.held
+        )
+    return compare(state, observed, resolved=resolution.resolved, approved=journal.approvals(tx), names=asked)
+
+
+def _take(tx: Tx, one: _Round, author: Author, now: datetime) -> Intaken:
+    at, resolution, plan, known, wishes = rfc3339(now), one.resolution, one.plan, one.known, one.wishes
+    desired = resolution.state
     changes = [
         DesiredChange(author(d), _effective(resolution, ref))
-        for ref, d in desired.integrations.items()
+        for ref, d in wishes.items()
         if _is_changed(known.get(ref), d.source_hash, _effective(resolution, ref))
     ]
     stating = Stating(tx, resolution, at)
@@ -106,21 +147,19 @@ def _take(tx: Tx, plan: Plan, resolution: Resolution, author: Author, now: datet
         _due(tx, integration_id, RECONCILE_PRIO, now)
     moved = [
         DesiredChange(author(d), known[ref].desired_effective)
-        for ref, d in desired.integrations.items()
+        for ref, d in wishes.items()
         if ref not in ids and _is_moved(known[ref], d, author)
     ]
     integrations.want(tx, moved, at)
     for integration_id in stating.unchanged([row for ref, row in known.items() if ref not in ids]):
         _due(tx, integration_id, RECONCILE_PRIO, now)
     removed = _remove(tx, known, plan, desired, now)
-    off = {ids[ref]: _why_off(d) for ref, d in desired.integrations.items() if ref in ids and not reads(d.manifest)}
+    off = {ids[ref]: _why_off(d) for ref, d in wishes.items() if ref in ids and not reads(d.manifest)}
     why = dict.fromkeys(removed, Reason.PRUNED) | off
     stopped = [run_id for i, reason in why.items() for run_id in _stop_runs(tx, i, reason)]
-    outcome = "blocked" if plan.blocks else "applied"
-    _report(tx, plan, outcome, now)
     if not plan.blocks:
         integrations.set_applied_revision(tx, desired.revision)
-    return Intaken(plan, tuple(ids.values()), removed, tuple(stopped), tuple(stating.turned))
+    return Intaken(plan, tuple(ids.values()), removed, tuple(stopped), tuple(stating.turned), one.asked)
 
 
 def _why_off(desired: DesiredIntegration) -> Reason:
@@ -189,8 +228,10 @@ def _remove(
     return tuple(row.id for row in free)
 
 
-def _report(tx: Tx, plan: Plan, outcome: str, now: datetime) -> None:
-    journal.replace_findings(tx, plan.findings)
+def _report(tx: Tx, plan: Plan, outcome: str, now: datetime, stored: Sequence[Finding] | None) -> None:
+    """`stored` are the findings that the store has already, None where nobody knows."""
+    if plan.findings != stored:
+        journal.replace_findings(tx, plan.findings)
     if plan.actions or plan.blocks:
         counts = {str(action): count for action, count in plan.counts.items()}
         journal.record_revision(tx, plan.head_revision, outcome, plan.digest, counts, rfc3339(now))

@@ -28,22 +28,34 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class HistoryTable:
-    """Everything known up to `revision`. `gone` are deleted paths: on a side branch a file may live on."""
+    """Everything known up to `revision`. `gone` are deleted paths: on a side branch a file may live on.
+
+    `told` are the paths that the commits after `base` spoke of.
+    """
 
     revision: str = ""
     entries: Mapping[str, FileHistory] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
+    base: str = field(default="", compare=False)
+    told: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def of(self, path: str) -> FileHistory:
         return self.entries.get(path, UNKNOWN_HISTORY)
 
+    def since(self, older: "HistoryTable") -> frozenset[str] | None:
+        """Paths of which it may know more than `older`; None where that may be any."""
+        if self.revision == older.revision:
+            return frozenset()
+        return self.told if self.base == older.revision else None
+
 
 def extend(table: HistoryTable, log: bytes, revision: str, cut: frozenset[str] = frozenset()) -> HistoryTable:
     """`table` carried on to `revision` by `log`, oldest first. `cut` are commits whose parents are unknown."""
-    entries, gone = dict(table.entries), set(table.gone)
+    entries, gone, told = dict(table.entries), set(table.gone), set[str]()
     for commit in read_log(log):
         _apply(commit, entries, gone, is_cut=commit.id in cut)
-    return HistoryTable(revision, entries, frozenset(gone))
+        told.update(path for path, _, _ in commit.touched)
+    return HistoryTable(revision, entries, frozenset(gone), table.revision, frozenset(told))
 
 
 def _apply(commit: Commit, entries: dict[str, FileHistory], gone: set[str], *, is_cut: bool) -> None:

@@ -19,7 +19,10 @@ Claims = dict[Ref, tuple[Claim, ...]]
 
 @dataclass(frozen=True, slots=True)
 class NameIndex:
-    """`good` are integrations whose own document is right and whose name is theirs alone. `broken` are other claimed names."""
+    """`good` are integrations whose own document is right and whose name is theirs alone. `broken` are other claimed names.
+
+    `touched` are the names that the files which changed last speak of, or spoke of.
+    """
 
     claims: Claims = field(default_factory=dict)
     good: dict[Ref, DesiredIntegration] = field(default_factory=dict)
@@ -27,6 +30,7 @@ class NameIndex:
     subjects: dict[Ref, tuple[str, ...] | None] = field(default_factory=dict)
     broken: frozenset[Ref] = frozenset()
     problems: tuple[CrossProblem, ...] = ()
+    touched: frozenset[Ref] = frozenset()
 
 
 def update_index(
@@ -38,7 +42,7 @@ def update_index(
     broken = set(index.broken)
     for ref in touched:
         _settle(ref, claims, files, good, links, subjects, broken)
-    now = NameIndex(claims, good, links, subjects, frozenset(broken))
+    now = NameIndex(claims, good, links, subjects, frozenset(broken), touched=frozenset(touched))
     return replace(now, problems=tuple(_problems(index, now, touched)))
 
 

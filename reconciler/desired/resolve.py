@@ -27,6 +27,7 @@ from reconciler.desired.connector_checks import (
     settings_problems,
 )
 from reconciler.desired.envelope import Identity, identity
+from reconciler.desired.outside import Mark, Outside, outside_of
 from reconciler.desired.policy import TenantPolicy, WorkspaceRule, host_problems, is_plain_name
 from reconciler.desired.positions import Path, Positions, find_positions
 from reconciler.desired.problem import Problem, dotted
@@ -84,6 +85,14 @@ class Resolver:
         if work.problems:
             return Resolution(findings=work.findings())
         return Resolution(work.resolved(tree))
+
+    def outside(self, desired: DesiredIntegration) -> Outside | None:
+        """What of it has to be looked at outside of Git, if anything."""
+        return outside_of(desired.tree, self.policy.rule_of(desired.ref.workspace) or WorkspaceRule(hosts=()))
+
+    def mark(self, outside: Outside) -> Mark | None:
+        """As it is there now."""
+        return outside.mark(self.env, self.hash_key)
 
 
 class _MissingError(Exception):

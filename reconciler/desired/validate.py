@@ -10,7 +10,7 @@ Where nobody can say what a broken part is about, the state is not complete and 
 """
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -55,7 +55,10 @@ class StateCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """One revision, checked. Hand it back with the next snapshot of the same source."""
+    """One revision, checked. Hand it back with the next snapshot of the same source.
+
+    `touched`: the names that may stand otherwise than in the revision it was checked after; None where any may.
+    """
 
     state: DesiredState
     snapshot: Snapshot
@@ -70,6 +73,7 @@ class Validated:
     readers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     declaring: frozenset[str] = frozenset()
     located: Mapping[CrossProblem, Finding] = field(default_factory=dict)
+    touched: frozenset[Ref] | None = None
 
     def holding(self, refs: Iterable[Ref]) -> DesiredState:
         """The state for one who knows no revision before: of `refs`, which are somewhere in force, a file that cannot be
@@ -101,7 +105,8 @@ def validate(snapshot: Snapshot, inputs: Inputs, previous: Validated | None = No
     known = previous if previous and previous.policy == inputs.policy else None
     paths = _to_check(snapshot, known)
     if known and not paths:
-        return replace(known, snapshot=snapshot, state=replace(known.state, revision=snapshot.revision))
+        state = replace(known.state, revision=snapshot.revision)
+        return replace(known, snapshot=snapshot, state=state, touched=frozenset())
     with _paused_gc(bulk=len(paths) > _BULK):
         return _Run(snapshot, inputs, previous, known, paths).run()
 
@@ -247,6 +252,7 @@ class _Run:
             self.known.with_findings if self.known else frozenset(), self.paths, fresh, lambda s: bool(s.findings)
         )
         salvaged = self._salvaged(files, partial, index)
+        before = self.known.state.held if self.known else frozenset()
         problems = self._certain(index.problems)
         wrong = {one.ref for one in problems if one.problem.severity is Severity.ERROR}
         held = index.broken | wrong | salvaged
@@ -261,10 +267,11 @@ class _Run:
             held=frozenset(held),
             is_complete=all(files[path].is_attributed for path in partial),
         )
-        readers = _readers(self.known.readers if self.known else {}, self.paths, fresh)
+        readers = _readers(self.known, self.paths, fresh)
+        touched = index.touched | before | held if self.known else None
         return Validated(
             state, self.snapshot, files, index, self.workspaces, self.inputs.policy, tuple(self.workspace_findings),
-            salvaged, partial, told, readers, declaring, located,
+            salvaged, partial, told, readers, declaring, located, touched,
         )  # fmt: skip
 
     def _certain(self, problems: tuple[CrossProblem, ...]) -> tuple[CrossProblem, ...]:
@@ -273,7 +280,9 @@ class _Run:
         uncertain |= set() if self.inputs.check_links and self.inputs.is_alone else {Code.UNKNOWN_EVENT}
         return tuple(one for one in problems if one.problem.code not in uncertain) if uncertain else problems
 
-    def _integrations(self, index: NameIndex, held: Iterable[Ref]) -> dict[Ref, DesiredIntegration]:
+    def _integrations(self, index: NameIndex, held: Collection[Ref]) -> dict[Ref, DesiredIntegration]:
+        if not held:
+            return index.good
         integrations = dict(index.good)
         last = self.previous.state.integrations if self.previous else {}
         for ref in held:
@@ -286,9 +295,9 @@ class _Run:
         """Names that nobody claims any more, but that an unreadable file still speaks of: moved there, probably."""
         if self.previous is None or not partial:
             return frozenset()
-        claimed = index.claims
-        gone = [ref for ref in self.previous.state.integrations if ref not in claimed]
-        gone += [ref for ref in self.previous.state.held if ref not in claimed]
+        claimed, last = index.claims, self.previous.state
+        known = index.touched & last.integrations.keys() if self.known else last.integrations.keys()
+        gone = [ref for ref in (*known, *last.held) if ref not in claimed]
         return frozenset(_spoken_of(files, partial, gone))
 
     def _located(self, problems: Iterable[CrossProblem]) -> dict[CrossProblem, Finding]:
@@ -328,11 +337,16 @@ def _kept(
 
 
 def _readers(
-    before: Mapping[str, frozenset[str]], changed: Mapping[str, bool], fresh: Mapping[str, FileState]
-) -> dict[str, frozenset[str]]:
-    """Which manifests refer to which file of the source."""
-    readers = {read: by - changed.keys() for read, by in before.items()}
-    for path, state in fresh.items():
-        for read in state.reads:
-            readers[read] = readers.get(read, frozenset()) | {path}
-    return readers
+    known: Validated | None, changed: Iterable[str], fresh: Mapping[str, FileState]
+) -> Mapping[str, frozenset[str]]:
+    """Which manifests refer to which file of the source; the same mapping where those that changed refer as before."""
+    before = {path: known.files[path].reads for path in changed if path in known.files} if known else {}
+    after = {path: state.reads for path, state in fresh.items()}
+    readers: dict[str, set[str]] = {}
+    for path in before.keys() | after.keys():
+        old, new = set(before.get(path, ())), set(after.get(path, ()))
+        for read in old ^ new:
+            by = readers.setdefault(read, set(known.readers.get(read, ()) if known else ()))
+            (by.add if read in new else by.discard)(path)
+    same: Mapping[str, frozenset[str]] = known.readers if known else {}
+    return {**same, **{read: frozenset(by) for read, by in readers.items()}} if readers else same

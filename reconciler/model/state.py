@@ -5,6 +5,7 @@ a reference stands. `source_hash` is a hash of that tree, so it changes exactly 
 keyed and covers the decrypted values too.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -72,7 +73,18 @@ class ObservedIntegration:
 
 @dataclass(frozen=True, slots=True)
 class ObservedState:
-    """Everything applied; `revision` is the commit it came from, empty before the first apply."""
+    """What was applied; `revision` is the commit it came from, empty before the first apply.
+
+    `counted` says how many of each workspace are connected where `integrations` are not all of them.
+    """
 
     revision: str
     integrations: Mapping[Ref, ObservedIntegration]
+    counted: Mapping[str, int] | None = None
+
+    @property
+    def connected(self) -> Mapping[str, int]:
+        """How many of each workspace."""
+        if self.counted is not None:
+            return self.counted
+        return Counter(ref.workspace for ref, seen in self.integrations.items() if seen.is_connected)

@@ -5,7 +5,7 @@ the daemon. Without keys a secret is compared by its ciphertext; with `resolved`
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -40,10 +40,18 @@ def compare(
     *,
     resolved: Mapping[Ref, Resolved] | None = None,
     approved: frozenset[str] = frozenset(),
+    names: Collection[Ref] | None = None,
 ) -> Plan:
-    """The whole plan, ordered, guarded and with its digest. `approved` are digests of prunes a person allowed."""
+    """The whole plan, ordered, guarded and with its digest. `approved` are digests of prunes a person allowed.
+
+    `names` are all that may differ: the others are not looked at, and need not be in `observed`.
+    """
     seen = observed.integrations
-    actions = [_desired_action(*one) for one in _unsettled(desired.integrations, seen, resolved or {})]
+    asked = desired.integrations
+    if names is not None:
+        asked = {ref: desired.integrations[ref] for ref in names if ref in desired.integrations}
+        seen = {ref: observed.integrations[ref] for ref in names if ref in observed.integrations}
+    actions = [_desired_action(*one) for one in _unsettled(asked, seen, resolved or {})]
     actions = [action for action in actions if action.action is not Action.NONE]
     unchanged = len(desired.integrations) - len(actions)
     gone = [o for ref, o in seen.items() if ref not in desired.integrations]

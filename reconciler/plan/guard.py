@@ -65,10 +65,9 @@ def _blocks(
     if digest in approved:
         return []
     remedy = f"if this is meant: reconciler approve {digest}"
-    connected = [r for r, o in observed.integrations.items() if o.is_connected]
-    if not desired.integrations and len(connected) > 1:
+    total = observed.connected
+    if not desired.integrations and sum(total.values()) > 1:
         return [Block("empty", f"Git names no integration any more; all {len(refs)} would go", remedy, refs)]
-    total = Counter(r.workspace for r in connected)
     gone = Counter(r.workspace for r in refs)
     return [
         Block(

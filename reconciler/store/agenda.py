@@ -4,8 +4,9 @@ Asked every second by the control room, so each question is answered from an ind
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from reconciler.model.clock import rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.ids import Ref
 from reconciler.store.database import Tx
@@ -18,7 +19,8 @@ def set_next_probe(tx: Tx, integration_id: int, at: str | None) -> None:
 def rest(tx: Tx, integration_id: int) -> None:
     """No sync and no probe is due until the next successful reconcile; a retry that was planned is not."""
     tx.execute(
-        "UPDATE integration SET next_sync_at = NULL, next_probe_at = NULL, next_attempt_at = NULL WHERE id = :id",
+        "UPDATE integration SET next_sync_at = NULL, next_keys_at = NULL, next_probe_at = NULL, next_attempt_at = NULL"
+        " WHERE id = :id",
         {"id": integration_id},
     )
 
@@ -59,14 +61,17 @@ class Ageing:
     reason: Reason | None
 
 
-def ageing(tx: Tx) -> list[Ageing]:
-    """Connected integrations with a freshness objective, and those that are still called late without one."""
+def ageing(tx: Tx, now: datetime) -> list[Ageing]:
+    """Connected integrations that may be late, being older than the shortest objective, and those that are called so."""
+    shortest = tx.value("SELECT min(freshness_seconds) FROM integration WHERE removed_at IS NULL")
     rows = tx.all(
         "SELECT i.id, i.workspace, i.name, i.generation, i.freshness_seconds, i.last_sync_at, i.connected_at,"
         " i.last_sync_result, c.truth, c.reason FROM integration i"
         " LEFT JOIN condition c ON c.integration_id = i.id AND c.type = 'Fresh'"
         " WHERE i.is_connected = 1 AND i.removed_at IS NULL AND i.suspended_by = ''"
-        " AND (i.freshness_seconds IS NOT NULL OR c.reason IN ('Late', 'Stale'))"
+        " AND (c.reason IN ('Late', 'Stale') OR (i.freshness_seconds IS NOT NULL"
+        " AND coalesce(i.last_sync_at, '') < :young AND coalesce(i.connected_at, '') < :young))",
+        young=rfc3339(now - timedelta(seconds=shortest or 0)),
     )
     return [
         Ageing(

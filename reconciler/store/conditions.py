@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.model.condition import Condition, ConditionType, Reason, Truth
+from reconciler.model.ids import Ref
 from reconciler.store.database import Row, Tx
 
 
@@ -31,6 +32,14 @@ def unwell(tx: Tx, type_name: ConditionType) -> frozenset[int]:
     """Those of which that condition was not true when it was looked at last."""
     sql = "SELECT integration_id FROM condition WHERE type = :t AND truth <> 'True'"
     return frozenset(i for (i,) in tx.all(sql, t=type_name))
+
+
+def unwell_names(tx: Tx, type_name: ConditionType) -> frozenset[Ref]:
+    sql = (
+        "SELECT i.workspace, i.name FROM condition c JOIN integration i ON i.id = c.integration_id"
+        " WHERE c.type = :t AND c.truth <> 'True'"
+    )
+    return frozenset(Ref(workspace, name) for workspace, name in tx.all(sql, t=type_name))
 
 
 def _condition(row: Row) -> Condition:

@@ -4,7 +4,7 @@ What is said of it is in `conditions`, what probes found in `probes`.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import cached_property
@@ -63,6 +63,7 @@ class IntegrationRow:
     retries: int
     next_attempt_at: str | None
     next_sync_at: str | None
+    next_keys_at: str | None
     last_sync_at: str | None
     last_sync_result: str
     last_sync_reason: str
@@ -87,6 +88,7 @@ _COLUMNS = tuple(f.name for f in fields(IntegrationRow))
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM integration"
 _JSON = frozenset({"labels", "missing", "drifted"})
 _BOOL = frozenset({"is_desired", "is_connected"})
+_AT_ONCE = 100
 _DECODE = msgspec.json.Decoder().decode  # ten thousand rows are read at a time
 
 
@@ -113,6 +115,11 @@ def every(tx: Tx, *, with_removed: bool = False) -> list[IntegrationRow]:
     """All of them by workspace and name; those that Git no longer names and that are let go only on request."""
     where = "" if with_removed else " WHERE removed_at IS NULL"
     return [_row(r) for r in tx.all(f"{_SELECT}{where} ORDER BY workspace, name")]
+
+
+def some(tx: Tx, refs: Collection[Ref]) -> list[IntegrationRow]:
+    """Those of these names that are known, also where they are let go."""
+    return [_row(r) for r in _of(tx, _SELECT, refs)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +187,54 @@ def unwant(tx: Tx, ids: Iterable[int], revision: str, at: str) -> None:
     )
 
 
+_OBSERVED = (
+    "SELECT workspace, name, applied_type, applied_tree, applied_hash, applied_effective, applied_fingerprints,"
+    " is_connected, applied_policy, drifted FROM integration"
+)
+
+
 def observed_state(tx: Tx) -> ObservedState:
     """Everything applied, as the plan compares it. Cheap: hashes for all, trees decoded only when looked at."""
-    revision = tx.value("SELECT value FROM meta WHERE key = 'applied_revision'") or ""
-    rows = tx.all(
-        "SELECT workspace, name, applied_type, applied_tree, applied_hash, applied_effective, applied_fingerprints,"
-        " is_connected, applied_policy, drifted FROM integration WHERE applied_tree IS NOT NULL"
+    rows = tx.all(f"{_OBSERVED} WHERE applied_tree IS NOT NULL")
+    return ObservedState(_applied_revision(tx), {Ref(r[0], r[1]): _observed(r) for r in rows})
+
+
+def observed_of(tx: Tx, refs: Collection[Ref], gone: Callable[[Ref], bool]) -> ObservedState:
+    """The same of these names only; all are counted where one of them is connected and `gone`, for the guard."""
+    found = {Ref(r[0], r[1]): _observed(r) for r in _of(tx, _OBSERVED, refs) if r[3] is not None}
+    if not any(one.is_connected and gone(ref) for ref, one in found.items()):
+        return ObservedState(_applied_revision(tx), found, {})
+    counted = tx.all(
+        "SELECT workspace, count(*) FROM integration WHERE applied_tree IS NOT NULL AND is_connected = 1 GROUP BY workspace"
     )
-    return ObservedState(revision, {Ref(r[0], r[1]): _observed(r) for r in rows})
+    return ObservedState(_applied_revision(tx), found, {row[0]: row[1] for row in counted})
+
+
+def _applied_revision(tx: Tx) -> str:
+    return tx.value("SELECT value FROM meta WHERE key = 'applied_revision'") or ""
+
+
+def _of(tx: Tx, select: str, refs: Collection[Ref]) -> Iterator[Row]:
+    """The rows of these names, each found by the index; `select` has `FROM integration` and no more."""
+    ordered = sorted(refs)
+    for start in range(0, len(ordered), _AT_ONCE):
+        some = ordered[start : start + _AT_ONCE]
+        places = ", ".join(["(?, ?)"] * len(some))
+        asked = f"WITH asked (w, n) AS (VALUES {places}) {select} WHERE workspace = w AND name = n"
+        yield from tx.execute(
+            asked.replace("FROM integration", "FROM asked CROSS JOIN integration"),
+            [text for ref in some for text in (ref.workspace, ref.name)],
+        )
+
+
+def differing(tx: Tx) -> frozenset[Ref]:
+    """Names of which something else is applied than was wanted last; the condition is that of the index."""
+    rows = tx.all(
+        "SELECT workspace, name FROM integration WHERE removed_at IS NULL"
+        " AND (is_desired = 0 OR is_connected = 0 OR drifted <> '[]' OR applied_hash <> desired_hash"
+        " OR (applied_effective <> '' AND applied_effective <> desired_effective))"
+    )
+    return frozenset(Ref(workspace, name) for workspace, name in rows)
 
 
 class _LazyTree(Mapping[str, Any]):
@@ -227,10 +274,23 @@ def _observed(row: Row) -> ObservedIntegration:
 
 def set_applied_revision(tx: Tx, revision: str) -> None:
     """The revision whose plan was taken over last."""
+    _put_meta(tx, "applied_revision", revision)
+
+
+def taken(tx: Tx) -> str:
+    """What `note_taken` was told last; of another database, or by another process, it is something else."""
+    return tx.value("SELECT value FROM meta WHERE key = 'taken'") or ""
+
+
+def note_taken(tx: Tx, mark: str) -> None:
+    """That all wishes are now written as the one who gives this mark has them."""
+    _put_meta(tx, "taken", mark)
+
+
+def _put_meta(tx: Tx, key: str, value: str) -> None:
     tx.execute(
-        "INSERT INTO meta (key, value) VALUES ('applied_revision', :v)"
-        " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        {"v": revision},
+        "INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        {"key": key, "value": value},
     )
 
 
@@ -283,8 +343,8 @@ def record_stopped(
 ) -> None:
     """Not connected any more, on purpose. `tree` is what was applied (disabled); None leaves the last one (removed)."""
     tx.execute(
-        "UPDATE integration SET is_connected = 0, observed_generation = :g, next_sync_at = NULL, next_probe_at = NULL,"
-        " retries = 0, next_attempt_at = NULL, drifted = '[]', error_count = 0,"
+        "UPDATE integration SET is_connected = 0, observed_generation = :g, next_sync_at = NULL, next_keys_at = NULL,"
+        " next_probe_at = NULL, retries = 0, next_attempt_at = NULL, drifted = '[]', error_count = 0,"
         " applied_tree = coalesce(:tree, applied_tree), applied_policy = coalesce(:policy, applied_policy),"
         " applied_at = :at WHERE id = :id",
         {
