@@ -65,10 +65,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a beat says: the store's time, and claims that are no longer ours."""
+    """What a beat says: the store's time, claims that are no longer ours, and how many processes run jobs."""
 
     now: datetime
     lost: tuple[Claim, ...] = ()
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,9 @@ _LEAVE_LANE = """
 UPDATE lane SET job_id = NULL, lease_until = NULL
 WHERE queue = :queue AND key = :key AND fence = :fence AND job_id = :job_id
 """
+_HELD = """
+SELECT job.again_at FROM lane JOIN job ON job.id = lane.job_id WHERE lane.queue = :queue AND lane.key = :key
+AND lane.fence = :fence AND job.id = :id AND job.attempt = :attempt AND job.state = 'running' FOR SHARE"""
 _ROOM = """
 SELECT
   (SELECT count(*) FROM job WHERE queue = :queue AND state <> 'due' AND asked = 0 AND state = 'queued'),
@@ -131,19 +134,20 @@ def _first_of_lanes(tx: Tx, now: datetime, limit: int, queue: QueueName) -> list
     return list(found.values())
 
 
-def start(tx: Tx, job_id: int, attempt: int, owner: str, now: datetime, lease: timedelta) -> Claim | None:
+def start(tx: Tx, job_id: int, attempt: int, owner: str, now: datetime, lease: timedelta) -> tuple[Job, Claim] | None:
     """The right to run it; None where this start is stale, or the lane is busy (then it is due again in a moment)."""
     row = tx.one(
-        "SELECT queue, key FROM job WHERE id = :id AND attempt = :attempt AND state = 'queued' FOR UPDATE",
+        f"SELECT {_COLUMNS} FROM job WHERE id = :id AND attempt = :attempt AND state = 'queued' FOR UPDATE",
         id=job_id,
         attempt=attempt,
     )
     if row is None:
         return None
+    job = _job(row)
     times = {"now": rfc3339(now), "until": rfc3339(now + lease), "impossible": rfc3339(now + IMPOSSIBLE)}
     # A lane that was lost begins with a fence above all it ever gave: attempts count faster than fences.
-    lane = tx.one(_ENTER_LANE, queue=row["queue"], key=row["key"], job_id=job_id, attempt=attempt, **times)
-    if lane is None:
+    fence = tx.value(_ENTER_LANE, queue=job.queue, key=job.key, job_id=job_id, attempt=attempt, **times)
+    if fence is None:
         soon = rfc3339(now + LANE_BUSY_RETRY)
         tx.execute(f"UPDATE job SET {_TO_DUE}, due_at = :soon WHERE id = :id", {"soon": soon, "id": job_id})
         return None
@@ -151,51 +155,42 @@ def start(tx: Tx, job_id: int, attempt: int, owner: str, now: datetime, lease: t
         "UPDATE job SET state = 'running', owner = :owner, lease_until = :until WHERE id = :id",
         {"owner": owner, "until": times["until"], "id": job_id},
     )
-    return Claim(job_id, attempt, row["queue"], row["key"], owner, lane["fence"])
-
-
-def get(tx: Tx, job_id: int) -> Job:
-    """The row as it is now; raises LookupError where there is none."""
-    row = tx.one(f"SELECT {_COLUMNS} FROM job WHERE id = :id", id=job_id)
-    if row is None:
-        raise LookupError(f"no job {job_id}")
-    return _job(row)
+    return job, Claim(job_id, attempt, job.queue, job.key, owner, fence)
 
 
 def holds(tx: Tx, claim: Claim) -> bool:
     """The fencing check: false as soon as the job was dropped, given to another, or its lane taken over."""
-    return bool(
-        tx.value(
-            "SELECT 1 FROM lane JOIN job ON job.id = lane.job_id WHERE lane.queue = :queue AND lane.key = :key "
-            "AND lane.fence = :fence AND job.id = :id AND job.attempt = :attempt AND job.state = 'running' FOR SHARE",
-            queue=claim.queue,
-            key=claim.key,
-            fence=claim.fence,
-            id=claim.job_id,
-            attempt=claim.attempt,
-        )
-    )
+    return tx.one(_HELD, **_held_by(claim)) is not None
+
+
+def _held_by(claim: Claim) -> dict[str, object]:
+    return {
+        "queue": claim.queue,
+        "key": claim.key,
+        "fence": claim.fence,
+        "id": claim.job_id,
+        "attempt": claim.attempt,
+    }
 
 
 def finish(tx: Tx, claim: Claim, again_at: datetime | None, *, failed: bool = False) -> bool:
     """Leave the lane; the row goes, or is due again. False: fenced, somebody else decides about this job now."""
-    was_holding = holds(tx, claim)
+    row = tx.one(_HELD, **_held_by(claim))
     tx.execute(_LEAVE_LANE, {"queue": claim.queue, "key": claim.key, "fence": claim.fence, "job_id": claim.job_id})
-    if was_holding:
-        _settle(tx, claim, again_at, failed=failed)
-    return was_holding
+    if row is not None:
+        _settle(tx, claim.job_id, row[0], again_at, failed=failed)
+    return row is not None
 
 
-def _settle(tx: Tx, claim: Claim, again_at: datetime | None, *, failed: bool) -> None:
-    row = tx.one("SELECT again_at, asked FROM job WHERE id = :id", id=claim.job_id)
-    wanted = [at for at in (again_at and rfc3339(again_at), row and row["again_at"]) if at]
-    if not wanted:
-        tx.execute("DELETE FROM job WHERE id = :id", {"id": claim.job_id})
+def _settle(tx: Tx, job_id: int, wanted: str | None, again_at: datetime | None, *, failed: bool) -> None:
+    times = [at for at in (again_at and rfc3339(again_at), wanted) if at]
+    if not times:
+        tx.execute("DELETE FROM job WHERE id = :id", {"id": job_id})
         return
     tx.execute(
         f"UPDATE job SET {_TO_DUE}, due_at = :due_at, asked = CASE WHEN asked = 2 THEN 1 ELSE 0 END, "
         "failures = CASE WHEN :failed = 1 THEN failures + 1 ELSE 0 END WHERE id = :id",
-        {"due_at": min(wanted), "failed": int(failed), "id": claim.job_id},
+        {"due_at": min(times), "failed": int(failed), "id": job_id},
     )
 
 
@@ -214,6 +209,14 @@ def renew(tx: Tx, claims: Iterable[Claim], until: datetime) -> list[Claim]:
         if not (kept and holds(tx, claim)):
             lost.append(claim)
     return lost
+
+
+def running(tx: Tx, owner: str) -> set[tuple[int, int]]:
+    """(id, attempt) of what this process runs, by the rows."""
+    rows = tx.all(
+        "SELECT id, attempt FROM job WHERE state <> 'due' AND state = 'running' AND owner = :owner", owner=owner
+    )
+    return {(number, attempt) for number, attempt in rows}
 
 
 def stranded(tx: Tx, now: datetime) -> list[Job]:

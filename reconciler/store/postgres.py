@@ -8,8 +8,8 @@ cut is opened anew for the next transaction. What a whole process needs when it 
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
@@ -92,6 +92,21 @@ class Postgres:
             connection.close()
             raise
         return connection
+
+
+@asynccontextmanager
+async def listening(url: Secret, channel: str) -> AsyncIterator[AsyncIterator[str]]:
+    """What is told on that channel from now on, on a connection of its own. Raises StoreError where there is none, or no more."""
+    options: dict[str, Any] = {"autocommit": True, "application_name": "reconciler-notices", **_KEEPALIVE}
+    with postgres_errors(address(url)):
+        async with await psycopg.AsyncConnection.connect(url.reveal(), **options) as connection:
+            await connection.execute(f"LISTEN {channel}")
+            yield _told(connection)
+
+
+async def _told(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[str]:
+    async for notice in connection.notifies():
+        yield notice.payload
 
 
 def address(url: Secret) -> str:

@@ -13,7 +13,7 @@ class Elsewhere:
         return await self._store.ask(kind, ref)
 
     async def cancel(self, kind: str, ref: str) -> bool:
-        """Who runs it learns it from its next beat, or from the fence of its next commit."""
+        """Who runs it is told, and if it does not hear of it, sees within a second, or at the fence of its next commit."""
         return await self._store.drop(kind, ref) is not None
 
     def wake(self) -> None:

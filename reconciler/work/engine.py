@@ -49,11 +49,13 @@ class Work:
         self._hand.on_end = self._on_end
         self._tending = Tending(store, self._engine, self._hand, settings, clock, self._blocking)
         self._awake = asyncio.Event()
+        self._alert = asyncio.Event()
         self._is_stopping = False
         self._busy_until = 0.0
         self._is_busy = False
         self._scanning: asyncio.Task[None] | None = None
         self._caring: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> int:
@@ -69,6 +71,7 @@ class Work:
         self._engine.launch(self._hand.run)
         self._scanning = asyncio.create_task(self._repeat("scan", self._scan_and_rest), name="work-scan")
         self._caring = asyncio.create_task(self._repeat("tend", self._tend_and_rest), name="work-tend")
+        self._looking = asyncio.create_task(self._repeat("look", self._look_and_rest), name="work-look")
 
     async def ask(self, kind: str, ref: str) -> bool:
         found = await self._store.ask(kind, ref)
@@ -77,6 +80,10 @@ class Work:
 
     def wake(self) -> None:
         self._awake.set()
+
+    def look(self) -> None:
+        """Another process may have cancelled what runs here: see now."""
+        self._alert.set()
 
     async def cancel(self, kind: str, ref: str) -> bool:
         job = await self._store.drop(kind, ref)
@@ -93,6 +100,7 @@ class Work:
         self.wake()
         await self._end(self._scanning, self._settings.lease)
         await self._empty_hand(patience)
+        await self._end(self._looking, timedelta(0))
         await self._end(self._caring, timedelta(0))
         await self._quietly("leave", lambda: self._store.forget(self._settings.owner))
         await self._quietly("settle", self._settled)
@@ -108,7 +116,7 @@ class Work:
         taken = await self._store.take_due(queue, window, self._settings.dead_after)
         urgent = [job for job in taken if job.is_asked]
         rest = [job for job in taken if not job.is_asked]
-        if len(rest) <= self._settings.starts_here:
+        if self._tending.is_alone or len(rest) <= self._settings.share_above:
             urgent, rest = urgent + rest, []
         await self._hand_over(urgent, self._start_here)
         await self._hand_over(rest, self._enqueue)
@@ -136,9 +144,7 @@ class Work:
         await self.scan()
         await self._adapt()
         rest = self._settings.busy_poll if self._is_busy else self._settings.idle_poll
-        with suppress(TimeoutError):
-            async with asyncio.timeout(rest.total_seconds()):
-                await self._awake.wait()
+        await _until(self._awake, rest)
 
     async def _adapt(self) -> None:
         """The engine's polling is most of the cost of being idle: often only while its queues are in use."""
@@ -151,6 +157,11 @@ class Work:
     async def _tend_and_rest(self) -> None:
         await self._tending.tend()
         await self._clock.sleep(self._settings.beat.total_seconds())
+
+    async def _look_and_rest(self) -> None:
+        self._alert.clear()
+        await self._tending.look()
+        await _until(self._alert, self._settings.look)
 
     def _on_end(self) -> None:
         """Its lane is free: the next one in it need not wait for the idle round. Busy rounds come soon anyway."""
@@ -196,3 +207,9 @@ class Work:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._blocking, call)
+
+
+async def _until(event: asyncio.Event, most: timedelta) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(most.total_seconds()):
+            await event.wait()

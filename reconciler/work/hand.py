@@ -52,6 +52,7 @@ class Hand:
         self._report = report
         self._random = random
         self._held: dict[int, Held] = {}
+        self._given_up: set[int] = set()
         self._inside: set[asyncio.Task[object]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -63,7 +64,8 @@ class Hand:
 
     @property
     def claims(self) -> list[Claim]:
-        return [held.claim for held in self._held.values()]
+        """What to renew: not what was cancelled and cannot be settled, so its lane opens when the lease ends."""
+        return [held.claim for attempt, held in self._held.items() if attempt not in self._given_up]
 
     async def run(self, kind: str, job_id: int, attempt: int) -> None:
         """The body of the engine's one workflow."""
@@ -95,10 +97,11 @@ class Hand:
             await asyncio.wait({task})
         finally:
             try:
-                await self._stop(task)  # only where the engine preempted us while the task was running
+                await self._stop(task)  # only where we are cancelled ourselves while the task was running
                 await self._settle(job, claim, task)
-            finally:  # also where it preempts us now: what is not held is not renewed, so its lane opens when the lease ends
+            finally:  # also where we are cancelled now: what is not held is not renewed, so its lane opens when the lease ends
                 del self._held[attempt]
+                self._given_up.discard(attempt)
 
     async def _end_predecessor(self, claim: Claim) -> None:
         """Our claim outdid one that we ourselves still work under: that one stops first."""
@@ -158,7 +161,11 @@ class Hand:
     def cancel(self, attempt: int) -> bool:
         """Stop one at once; its row decides what becomes of it."""
         held = self._held.get(attempt)
-        return held is not None and held.task.cancel()
+        if held is None:
+            return False
+        if held.task.done():
+            self._given_up.add(attempt)
+        return held.task.cancel()
 
     def cancel_all(self) -> None:
         for held in list(self._held.values()):

@@ -14,6 +14,9 @@ Kinds = Mapping[str, Kind]
 # What went wrong, the exception, and the job it happened to where there is one.
 Report = Callable[[str, BaseException, Job | None], None]
 
+# Whether a time goes on from the last beat's, or the clock has jumped in between. Asked from any thread.
+Steady = Callable[[datetime], bool]
+
 
 class EngineError(Exception):
     """The engine's own database refuses: full, locked, unreachable. Nothing is lost, our rows decide."""
@@ -66,16 +69,20 @@ class JobStore(Protocol):
         """We live, and still run exactly these."""
         ...
 
-    async def dead(self, ttl: timedelta) -> list[str]:
-        """Processes that are gone; what they were running is due again."""
+    async def lost(self, owner: str, claims: Sequence[Claim]) -> list[Claim]:
+        """Which of them have no row any more, or one that is not ours; cheaper than a beat, and writes nothing."""
+        ...
+
+    async def dead(self, ttl: timedelta, is_steady: Steady) -> list[str]:
+        """Processes that are gone; what they were running is due again. None where the time it judges by is not steady."""
         ...
 
     async def forget(self, owner: str) -> None:
         """No longer count this process."""
         ...
 
-    async def stranded(self) -> list[Job]:
-        """Rows nobody works on any more, now due again."""
+    async def stranded(self, is_steady: Steady) -> list[Job]:
+        """Rows nobody works on any more, now due again. None where the time it judges by is not steady."""
         ...
 
     async def waiting(self, age: timedelta) -> list[Job]:

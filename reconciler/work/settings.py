@@ -23,14 +23,16 @@ class WorkSettings:
     owner: str = field(default_factory=new_owner)
     window: Window = Window()
     slots: int = 256
-    # More jobs at once than this go through the engine's queues, for other processes to share; the rest starts right here,
-    # at half the CPU and without waiting for a poll. Alone, there is nobody to share with.
+    # More jobs at once than this go through the engine's queues where other processes live, for them to share; the rest starts
+    # right here, for less CPU and without waiting for a poll.
     share_above: int = 8
     busy_poll: timedelta = timedelta(seconds=0.1)
     idle_poll: timedelta = timedelta(seconds=0.5)
     idle_engine_poll: timedelta = timedelta(seconds=1)
     calm_after: timedelta = timedelta(seconds=5)
     beat: timedelta = timedelta(seconds=3)
+    # How soon a job that was cancelled in another process is stopped here, where no notice of it comes.
+    look: timedelta = timedelta(seconds=1)
     lease: timedelta = timedelta(seconds=15)
     dead_after: timedelta = timedelta(seconds=10)
     # The engine should have a row for what was taken so long ago.
@@ -43,8 +45,3 @@ class WorkSettings:
     prune_every: timedelta = timedelta(minutes=5)
     keep_finished: timedelta = timedelta(hours=1)
     executor_threads: int = 16
-
-    @property
-    def starts_here(self) -> int:
-        """How many of the jobs taken at once start in this process without the queues."""
-        return self.window.queued if self.is_alone else self.share_above

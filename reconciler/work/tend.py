@@ -19,7 +19,10 @@ T = TypeVar("T")
 
 
 class Tending:
-    """One round of care is `tend`; the order in it matters: renew first, judge afterwards."""
+    """One round of care is `tend`; the order in it matters: renew first, judge afterwards.
+
+    `is_alone`: no other process runs jobs, as far as the last beat knows.
+    """
 
     def __init__(
         self, store: JobStore, engine: Transact, hand: Hand, settings: WorkSettings, clock: Clock, blocking: Executor
@@ -33,13 +36,22 @@ class Tending:
         self._last: tuple[datetime, float] | None = None
         self._trust_from = 0.0
         self._prune_from = 0.0
+        self.is_alone = True
 
     async def beat(self) -> datetime:
         """Renew what is in hand; stop what is no longer ours."""
         pulse = await self._store.beat(self._settings.owner, self._hand.claims, self._settings.lease)
         for claim in pulse.lost:
             self._hand.cancel(claim.attempt)
+        self.is_alone = pulse.workers <= 1
         return pulse.now
+
+    async def look(self) -> None:
+        """Stop what another process cancelled; the beat, which finds the rest, comes too seldom for who waits for it."""
+        claims = self._hand.claims
+        if claims:
+            for claim in await self._store.lost(self._settings.owner, claims):
+                self._hand.cancel(claim.attempt)
 
     async def tend(self) -> None:
         now = await self.beat()
@@ -54,15 +66,22 @@ class Tending:
         last, self._last = self._last, (now, monotonic)
         if last is None:
             return False
-        drift = (now - last[0]) - timedelta(seconds=monotonic - last[1])
-        has_jumped = abs(drift) > self._settings.jump
+        has_jumped = self._drift(now, monotonic, last) > self._settings.jump
         if has_jumped:
             self._trust_from = monotonic + self._settings.distrust.total_seconds()
         return has_jumped
 
+    def _is_steady(self, now: datetime) -> bool:
+        """Asked in the transaction that judges: the clock may jump between our beat and it, too."""
+        last = self._last
+        return last is not None and self._drift(now, self._clock.monotonic(), last) <= self._settings.jump
+
+    def _drift(self, now: datetime, monotonic: float, last: tuple[datetime, float]) -> timedelta:
+        return abs((now - last[0]) - timedelta(seconds=monotonic - last[1]))
+
     async def sweep(self) -> None:
         """Dead processes: their rows first, then what the engine still holds for them."""
-        for owner in await self._store.dead(self._settings.dead_after):
+        for owner in await self._store.dead(self._settings.dead_after, self._is_steady):
             if owner != self._settings.owner:
                 await self._take_over(owner)
 
@@ -72,7 +91,7 @@ class Tending:
 
     async def watch(self) -> None:
         """Rows that nobody works on, or that the engine has lost."""
-        stranded = await self._store.stranded()
+        stranded = await self._store.stranded(self._is_steady)
         await self._in_thread(lambda: self._engine.cancel(stranded))
         waiting = await self._store.waiting(self._settings.missing_after)
         if waiting:

@@ -49,10 +49,10 @@ class PostgresServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
-        self._call("pg_ctl", "-D", self._cluster, "-w", "-t", "60", "-l", self._folder / "log", "start")
+        self._call("pg_ctl", "-D", self._cluster, "-w", "-t", "120", "-l", self._folder / "log", "start")
 
     def stop(self, mode: str = "fast") -> None:
-        self._call("pg_ctl", "-D", self._cluster, "-w", "-m", mode, "stop")
+        self._call("pg_ctl", "-D", self._cluster, "-w", "-t", "120", "-m", mode, "stop")
 
     def restart(self) -> None:
         """Every connection is cut."""
@@ -86,9 +86,19 @@ class PostgresServer:
         assert path is not None, f"{program} belongs to the server's package"
         user: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
         done = subprocess.run(
-            [path, *map(str, words)], cwd=self._folder, check=False, capture_output=True, timeout=120, **user
+            [path, *map(str, words)], cwd=self._folder, check=False, capture_output=True, timeout=180, **user
         )
         assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
+
+
+def cut_listeners(url: Secret) -> int:
+    """As an administrator, or a firewall, ends connections; only those that listen for notices of that database."""
+    with psycopg.connect(url.reveal(), autocommit=True) as connection:
+        found: Any = connection.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE application_name = 'reconciler-notices' AND datname = current_database()"
+        ).fetchone()
+        return int(found[0])
 
 
 def _name(url: Secret) -> str:

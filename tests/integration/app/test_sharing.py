@@ -51,14 +51,8 @@ class Process:
         self.ran = 0
         book = SimpleNamespace(state=object(), get=lambda ref: self.known, unread=self.unread)
         following = SimpleNamespace(is_fresh_since=lambda at: self.fresh_since >= at, look=self._look)
-        bench: Any = SimpleNamespace(
-            book=book,
-            following=following,
-            database=world.db,
-            clock=world.clock,
-            random=Random(1),
-            is_shared=is_shared,
-        )
+        ground = SimpleNamespace(book=book, database=world.db, clock=world.clock, random=Random(1))
+        bench: Any = SimpleNamespace(ground=ground, following=following, is_shared=is_shared)
         self._book = book
         self._run = InForce(bench).wrap(self._kind)
 

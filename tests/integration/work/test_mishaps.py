@@ -16,12 +16,16 @@ import sqlalchemy as sa
 
 from reconciler.model.clock import from_rfc3339
 from reconciler.model.job import Claim, Job, Outcome
+from reconciler.model.secret import Secret
 from reconciler.store import jobs
 from reconciler.store.database import Tx
 from reconciler.store.errors import StoreFullError
 from reconciler.store.job_store import StoredJobs
+from reconciler.store.notices import Notices
+from reconciler.work.elsewhere import Elsewhere
 from reconciler.work.transact import engine_address
 from tests.integration.work.world import World, until
+from tests.servers.postgres import cut_listeners
 
 PEER = Path(__file__).with_name("world.py")
 ROOT = Path(__file__).parents[3]
@@ -103,6 +107,7 @@ async def test_finished_work_is_not_repeated_after_a_kill(world: World) -> None:
 
 async def test_a_dead_peers_work_is_taken_over(world: World) -> None:
     world.share()
+    world.settings = replace(world.settings, dead_after=timedelta(seconds=2))
     refs = [f"r{number}" for number in range(12)]
     await world.put(*refs)
     async with peer(world, "shared") as process:
@@ -141,6 +146,67 @@ async def test_cancel_reaches_a_job_in_another_process(world: World) -> None:
         assert await world.work.cancel("sync", "x")
         await until(lambda: world.log() == ["start x x", "cancel x x"])
         await world.stop()
+
+
+@pytest.mark.parametrize("world", [pytest.param("postgresql", marks=pytest.mark.needs("initdb"))], indirect=True)
+async def test_word_of_another_process_starts_and_stops_at_once(world: World) -> None:
+    """Neither looks by itself within the time of this test; a connection that is cut comes back by itself."""
+    world.body = world.until_released
+    hour = timedelta(hours=1)
+    world.settings = replace(world.settings, idle_poll=hour, look=hour, beat=hour)
+    others = Elsewhere(StoredJobs(world.db))
+    await world.launch()
+    notices = Notices(Secret(world.url), world.clock, world.hear, lambda _: None)
+    listening = asyncio.create_task(notices.listen())
+    await world.put("x", "y", age=-3600)
+    assert await others.ask("sync", "x")
+    await until(lambda: world.started == ["x"])
+    assert await others.cancel("sync", "x")
+    await until(lambda: world.cancelled == ["x"])
+    assert cut_listeners(Secret(world.url)) == 1
+    assert await others.ask("sync", "y")
+    await until(lambda: world.started == ["x", "y"])
+    listening.cancel()
+    (world.folder / "release").touch()
+    await until(lambda: world.ended == ["y"])
+    await world.stop()
+
+
+async def test_without_word_it_is_found_by_looking(world: World) -> None:
+    """As where a pooler passes no notices on: what is asked for starts, and what is cancelled stops, all the same."""
+    world.share()
+    world.body = world.until_released
+    world.settings = replace(world.settings, beat=timedelta(hours=1))
+    others = Elsewhere(StoredJobs(world.db))
+    await world.launch()
+    await world.put("x", age=-3600)
+    assert await others.ask("sync", "x")
+    await until(lambda: world.started == ["x"])
+    assert await others.cancel("sync", "x")
+    await until(lambda: world.cancelled == ["x"])
+    await world.stop()
+
+
+async def test_what_a_job_asks_for_is_nothing_of_its_own(world: World) -> None:
+    """The engine would else cancel, delete or repeat one with the other."""
+
+    async def asks(job: Job, _: Claim) -> Outcome:
+        if job.ref == "x":
+            await world.put("y", age=-3600)
+            assert await world.work.ask("sync", "y")
+        return Outcome()
+
+    world.body = asks
+    await world.put("x")
+    await world.launch()
+    await until(lambda: sorted(world.ended) == ["x", "y"])
+    await world.stop()
+    table = "dbos.workflow_status" if world.url else "workflow_status"
+    engine = sa.create_engine(engine_address(world.settings.engine_url))
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text(f"SELECT status, parent_workflow_id FROM {table}")).all()
+    engine.dispose()
+    assert [tuple(row) for row in rows] == [("SUCCESS", None), ("SUCCESS", None)]
 
 
 async def test_engine_rows_deleted_while_jobs_wait_and_run(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -201,6 +267,31 @@ async def test_a_jumping_clock_starts_nothing_twice(world: World) -> None:
     assert await world.states() == {}
 
 
+@pytest.mark.parametrize("judging", ["dead", "stranded"])
+async def test_a_clock_that_jumps_between_a_beat_and_its_judgement_takes_nothing_away(
+    judging: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.body = world.until_released
+    judge = getattr(StoredJobs, judging)
+    jump = timedelta(hours=5)
+
+    async def after_a_jump(self: StoredJobs, *those: object) -> object:
+        if world.started:
+            world.clock.jump = jump
+        return await judge(self, *those)
+
+    monkeypatch.setattr(StoredJobs, judging, after_a_jump)
+    await world.put("x")
+    await world.launch()
+    await until(lambda: world.started == ["x"])
+    await until(lambda: world.clock.jump == jump and _has_beaten_with(world))
+    assert await world.states() == {"x": "running"}
+    (world.folder / "release").touch()
+    await until(lambda: world.ended == ["x"])
+    await world.stop()
+    assert world.started == ["x"]
+
+
 def _has_beaten_with(world: World) -> bool:
     """Our own beat has been written with the new time."""
     [seen] = world.peek("SELECT seen_at FROM alive")
@@ -221,7 +312,7 @@ async def test_a_job_that_lost_its_claim_is_stopped(world: World) -> None:
     assert overlapping(world.log()) == []
 
 
-async def test_a_lane_opens_again_when_the_engine_stops_a_job_while_it_is_settled(
+async def test_a_lane_opens_again_when_what_was_cancelled_is_not_settled(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.settings = replace(world.settings, lease=timedelta(seconds=1))
@@ -242,7 +333,7 @@ async def test_a_lane_opens_again_when_the_engine_stops_a_job_while_it_is_settle
     await until(lambda: world.started == ["x", "y"])
     (world.folder / "release").touch()
     await until(lambda: world.ended == ["y"])
-    await world.stop()
+    await world.stop(patience=timedelta(0))  # what is held up does not end
     assert await world.states() == {}
 
 
@@ -289,12 +380,12 @@ async def test_a_full_disk_only_delays(world: World) -> None:
 
 async def test_leaving_does_not_wait_for_a_store_that_does_not_answer(tmp_path: Path) -> None:
     world = World(tmp_path)
-    await world.open(busy_timeout=timedelta(0))
+    await world.open(busy_timeout=timedelta(seconds=0.1))
     await world.launch()
     blocker = sqlite3.connect(tmp_path / "reconciler.db", isolation_level=None)
     world.body = _locking(blocker)
     await world.put("x")
-    await until(lambda: any(what == "store does not answer" for what, _, _ in world.reports))
+    await until(lambda: world.ended == ["x"] and any(what == "store does not answer" for what, _, _ in world.reports))
     began = world.clock.monotonic()
     await world.stop(patience=timedelta(seconds=30))
     took = world.clock.monotonic() - began

@@ -16,12 +16,13 @@ from reconciler.store import jobs
 from reconciler.store.database import Backend, Database, Tx
 from reconciler.store.job_store import StoredJobs
 from reconciler.store.migrations import migrate
+from reconciler.store.notices import Topic
 from reconciler.store.postgres import Postgres
 from reconciler.store.sqlite import Sqlite
 from reconciler.work.engine import Work
 from reconciler.work.settings import WorkSettings
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 class MovableClock(SystemClock):
@@ -78,7 +79,14 @@ class World:
         self.work = Work(StoredJobs(self.db), kinds, self.settings, self.clock, self._report, lambda: 0.0)
         await self.work.launch()
 
-    async def stop(self, patience: timedelta = timedelta(seconds=5)) -> None:
+    def hear(self, topic: Topic) -> None:
+        """As the daemon does."""
+        if topic == "asked":
+            self.work.wake()
+        elif topic == "dropped":
+            self.work.look()
+
+    async def stop(self, patience: timedelta = timedelta(seconds=PATIENCE)) -> None:
         await self.work.stop(patience)
 
     async def put(self, *refs: str, key: str = "", kind: str = "sync", age: float = 0) -> None:
@@ -136,7 +144,8 @@ def settings(engine_url: str, *, is_alone: bool) -> WorkSettings:
         idle_poll=timedelta(seconds=0.05),
         idle_engine_poll=timedelta(seconds=0.05),
         beat=timedelta(seconds=0.1),
-        dead_after=timedelta(seconds=5),
+        look=timedelta(seconds=0.1),
+        dead_after=timedelta(seconds=30),  # nobody who is only slow
         missing_after=timedelta(seconds=0.3),
         retry_first=timedelta(seconds=0.01),
     )

@@ -219,8 +219,8 @@ def test_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
     ready = context.Event()
     process = context.Process(target=_hold, args=(tmp_path, ready))
     process.start()
-    assert ready.wait(20)
-    process.join(20)
+    assert ready.wait(120)
+    process.join(120)
     with StateDirectory(tmp_path):
         pass
 

@@ -36,9 +36,10 @@ def take(tx: Tx, limit: int = 10, at: datetime = NOW) -> list[Job]:
 
 
 def started(tx: Tx, job: Job, owner: str = "me", at: datetime = NOW) -> Claim:
-    claim = jobs.start(tx, job.id, job.attempt, owner, at, LEASE)
-    assert claim is not None
-    return claim
+    begun = jobs.start(tx, job.id, job.attempt, owner, at, LEASE)
+    assert begun is not None
+    assert begun[0] == job
+    return begun[1]
 
 
 def state(tx: Tx, ref: str) -> str | None:
@@ -128,8 +129,9 @@ def test_a_lane_whose_lease_is_over_is_taken_with_a_higher_fence(tx: Tx) -> None
     put(tx, "two", key="k")
     tx.execute("UPDATE job SET state = 'queued', attempt = 77 WHERE ref = 'two'")
     two_id = tx.value("SELECT id FROM job WHERE ref = 'two'")
-    second = jobs.start(tx, two_id, 77, "other", after(16), LEASE)
-    assert second is not None
+    begun = jobs.start(tx, two_id, 77, "other", after(16), LEASE)
+    assert begun is not None
+    second = begun[1]
     assert second.fence == first.fence + 1
     assert not jobs.holds(tx, first)
     assert jobs.holds(tx, second)
