@@ -5,6 +5,7 @@ Wraps a `Source` for the daemon; `poll` alone tells what is new, and nothing whe
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 
 from reconciler.desired.snapshot import Snapshot
 from reconciler.desired.source import Source, SourceState
@@ -15,18 +16,24 @@ from reconciler.serve.metrics import Metrics
 
 
 class Attended:
-    """Implements `Source`. `note` is called after each fetch that failed or brought nothing new.
+    """Implements `Source`. `note` is called after each fetch that failed or brought nothing new, with when that fetch began:
+    what came to Git later may not be in it.
 
     What is new is noted by whoever takes it over, when that is done: until then it is not what counts. `asked` is when the
     last fetch that succeeded began, `taken_as_of` the same of the last one whose result is taken over (monotonic seconds).
     """
 
     def __init__(
-        self, source: Source, note: Callable[[Source], Awaitable[None]], metrics: Metrics, clock: Clock
+        self,
+        source: Source,
+        note: Callable[[Source, datetime | None], Awaitable[None]],
+        metrics: Metrics,
+        clock: Clock,
     ) -> None:
         self._source = source
         self._note = note
         self.asked = self.taken_as_of = -math.inf
+        self._asked_at: datetime | None = None
         self._metrics = metrics
         self._clock = clock
 
@@ -43,14 +50,14 @@ class Attended:
         return self._source.last_good
 
     async def note(self) -> None:
-        await self._note(self._source)
+        await self._note(self._source, self._asked_at)
 
     async def restore(self) -> Snapshot | None:
         return await self._source.restore()
 
     async def fetch(self) -> Snapshot:
         before, result = self._source.last_good, "error"
-        started = self._clock.monotonic()
+        started, self._asked_at = self._clock.monotonic(), self._clock.now()
         try:
             found = await self._source.fetch()
             result = "success"

@@ -2,7 +2,8 @@
 
 In: a database that several processes share. Out: `leads` is set when this process leads, `lost` when it must stop at once.
 Called by the daemon, which ends then: its supervisor starts it anew, and it waits its turn. A leader that cannot renew
-stops by its own monotonic clock before anybody else may begin; what it still was about to write is refused by `check`.
+stops by its own monotonic clock before anybody else may begin; what it still was about to write is refused by `check`. One that
+stood still for longer, with its machine, goes on where the database says that nobody has begun.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from reconciler.store.leases import Lease, NotLeadingError
 
 LENGTH = timedelta(seconds=8)
 RENEW = timedelta(seconds=2)
+_SILENT = "the database did not answer in time"
 
 
 class Leadership:
@@ -66,13 +68,17 @@ class Leadership:
             await self.ask()
 
     async def _renew(self) -> None:
+        """Where the whole process stood still too long, it asks once more: nobody may have taken over."""
+        left = self._safe_until - self._clock.monotonic()
         try:
-            async with asyncio.timeout(self._safe_until - self._clock.monotonic()):
-                with suppress(StoreError):  # the same; only the time counts here
-                    if not await self._renewed():
-                        self._lose("another daemon leads")
+            async with asyncio.timeout(left if left > 0 else RENEW.total_seconds()):
+                if not await self._renewed():
+                    self._lose("another daemon leads")
         except TimeoutError:
-            self._lose("the database did not answer in time")
+            self._lose(_SILENT)
+        except StoreError:  # said by whoever else needs the store; only the time counts here
+            if left <= 0:
+                self._lose(_SILENT)
 
     def check(self, tx: Tx) -> None:
         """Raises NotLeadingError where another process may have begun."""

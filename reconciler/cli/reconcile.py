@@ -5,9 +5,9 @@ Exit code with --wait: 0 when all is as Git wants it, 1 when something is stalle
 
 import argparse
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.options import NAME, add_state_dir, examples
 from reconciler.cli.store_access import (
@@ -50,13 +50,21 @@ def run(args: argparse.Namespace) -> int:
     if not args.wait:
         print(f"{answer.get('integration', 'all of Git')}: looked at now")
         return 0
-    return _wait(args, integration_id, asked_at, patience)
-
-
-def _wait(args: argparse.Namespace, integration_id: int | None, asked_at: datetime, patience: timedelta) -> int:
     waiting = _Waiting(args, asked_at + patience)
     if integration_id is None:
-        _await_sources(args, asked_at, waiting)
+        _await_sources(args, _by_the_daemons_clock(answer, asked_at), waiting)
+    return _wait(args, integration_id, waiting)
+
+
+def _by_the_daemons_clock(answer: Mapping[str, Any], asked_at: datetime) -> datetime:
+    """When it took the order: what it tells of its looks at Git is compared with that, and clocks differ."""
+    from reconciler.model.clock import from_rfc3339
+
+    at = answer.get("at")
+    return from_rfc3339(at) if at else asked_at
+
+
+def _wait(args: argparse.Namespace, integration_id: int | None, waiting: "_Waiting") -> int:
     while True:
         found = _look(args, integration_id)
         if all(stands.is_settled for _, stands in found):
@@ -71,12 +79,12 @@ def _look(args: argparse.Namespace, integration_id: int | None) -> "Sequence[tup
     from reconciler.control.standing import standings
 
     with reading(args) as tx:
-        every = standings(tx, datetime.now(UTC))
+        every = standings(tx, tx.now())
     return [pair for pair in every if integration_id in (None, pair[0].row.id)]
 
 
 def _await_sources(args: argparse.Namespace, asked_at: datetime, waiting: "_Waiting") -> None:
-    """Until every source was asked again and what it gave was planned; raises CommandError where one cannot be read."""
+    """Until every source was asked after that time and what it gave was planned; raises CommandError where one cannot be read."""
     from reconciler.model.clock import from_rfc3339
     from reconciler.store import journal
 

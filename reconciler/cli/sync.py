@@ -34,14 +34,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help=f"{NAME}; or the word cancel")
     parser.add_argument("run", metavar="RUN", nargs="?", help="after cancel: the run to end, such as run_7xKpQ2mR4wVb")
     parser.add_argument(
-        "--scope", metavar="SCOPE", help="incremental (default), full, or delta where the remote has a change feed"
+        "--scope",
+        metavar="SCOPE",
+        help="incremental (default), full, delta where the remote has a change feed, or keys: look only for what is deleted",
     )
     parser.add_argument(
         "--entities", nargs="+", action="extend", metavar="ENTITY", help="only these (default: as the manifest says)"
     )
     parser.add_argument("--since", metavar="TIME", help="read changes since then: RFC 3339, or 2h for two hours ago")
     parser.add_argument(
-        "--allow-deletes", action="store_true", help="let a full read mark more records deleted than the guard allows"
+        "--allow-deletes",
+        action="store_true",
+        help="let a full read, or a listing of keys, mark more records deleted than the guard allows",
     )
     parser.add_argument(
         "--accept-schema",
@@ -55,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "reconciler sync servicenow-prod --wait",
         "reconciler sync it-ops/servicenow-prod --entities incidents,changes --since 2h",
         "reconciler sync servicenow-prod --scope full",
+        "reconciler sync servicenow-prod --scope keys --wait",
         "reconciler sync cancel run_7xKpQ2mR4wVb",
         exits="0 ordered or, with --wait, succeeded; 1 refused, failed, partial or cancelled",
     )
@@ -126,6 +131,8 @@ def _wait(args: argparse.Namespace, public_id: str) -> int:
     if run is None:
         return 130
     print(result_text(run))
+    if run.counts.missing:
+        print(f"no incremental sync asks for what is missing here: reconciler sync {args.name} --scope full")
     demand_success(run)
     return 0
 
@@ -161,7 +168,7 @@ def _look(args: argparse.Namespace, public_id: str, daemon: DaemonWatch) -> "See
     daemon.check()
     with reading(args) as tx:
         found = runs.find(tx, public_id)
-        held = holdup.of_run(tx, found, datetime.now(UTC)) if found else None
+        held = holdup.of_run(tx, found, tx.now()) if found else None
     if found is None:
         raise CommandError(f"{public_id} is gone from the store")
     if held is not None and held.remedy:

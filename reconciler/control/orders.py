@@ -105,7 +105,7 @@ def _cancel_sync(tx: Tx, order: OperatorRequest, _: datetime) -> Carried:
 
 def _reconcile(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     if order.integration_id is None:
-        return Carried({"all": True}, is_replan=True)
+        return Carried({"all": True, "at": rfc3339(now)}, is_replan=True)
     row = integration_of(tx, order)
     key = str(row.id)
     jobs.put(tx, kind="reconcile", ref=key, key=key, prio=ASKED_PRIO, due_at=now)

@@ -9,6 +9,7 @@ from reconciler.model.event import Lifecycle
 from reconciler.model.finding import Code, Finding, Severity
 from reconciler.model.ids import new_id
 from reconciler.store.database import Row, Tx
+from reconciler.store.notices import tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def ask(tx: Tx, kind: str, integration_id: int | None, params: Mapping[str, Any]
         " VALUES (:p, :k, :i, :params, :by, :at)",
         {"p": public, "k": kind, "i": integration_id, "params": json.dumps(dict(params)), "by": by, "at": at},
     )
+    tell(tx, "order")
     return public
 
 
@@ -152,13 +154,13 @@ class SourceRow:
     attempted_at: str | None = None
 
 
-def put_source(tx: Tx, source: SourceRow, attempted_at: str) -> None:
+def put_source(tx: Tx, source: SourceRow, attempted_at: str | None) -> None:
     tx.execute(
         "INSERT INTO source (name, url, revision, attempted_revision, fetched_at, attempted_at, error_reason, error_message,"
         " error_since) VALUES (:name, :url, :revision, :attempted, :fetched, :at, :reason, :message, :since)"
         " ON CONFLICT (name) DO UPDATE SET url = excluded.url, revision = excluded.revision,"
         " attempted_revision = excluded.attempted_revision, fetched_at = coalesce(excluded.fetched_at, source.fetched_at),"
-        " attempted_at = excluded.attempted_at, error_reason = excluded.error_reason,"
+        " attempted_at = coalesce(excluded.attempted_at, source.attempted_at), error_reason = excluded.error_reason,"
         " error_message = excluded.error_message, error_since = excluded.error_since",
         {
             "name": source.name,

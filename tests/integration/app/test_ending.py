@@ -19,8 +19,10 @@ from reconciler.store.database import Database
 from reconciler.store.location import backend, open_readonly
 from reconciler.store.migrations import migrate
 from reconciler.store.state_directory import StateDirectory
+from reconciler.work.engine import Work
 from tests.e2e.site import KEY
-from tests.e2e.stage import ENV, Stage
+from tests.e2e.stage import ENV, PATIENCE, HurriedClock, Stage
+from tests.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.needs("initdb")
 
@@ -53,6 +55,68 @@ async def test_a_start_that_is_refused_leaves_nothing_open(tmp_path: Path, postg
     StateDirectory(stage.state).acquire()
 
 
+async def test_a_start_that_takes_longer_than_a_lease_does_not_lose_it(
+    tmp_path: Path, postgres_url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lasts_until() -> str:
+        with open_readonly(postgres_url) as tx:
+            return str(tx.value("SELECT until FROM lease WHERE name = :name", name=leases.CONTROLLER))
+
+    launch = Work.launch
+
+    async def after_a_renewal(work: Work) -> None:
+        first = lasts_until()
+        async with asyncio.timeout(PATIENCE):
+            while lasts_until() == first:  # noqa: ASYNC110 the condition is in the database
+                await asyncio.sleep(0.02)
+        await launch(work)
+
+    monkeypatch.setattr(Work, "launch", after_a_renewal)
+    stage = Stage(tmp_path)
+    with stage.servicenow, stage.slack:
+        stage.commit()
+        env = {**ENV, "RECONCILER_DATABASE_URL": postgres_url.reveal(), "RECONCILER_MASTER_KEY": KEY}
+        async with stage.daemon(env=env, clock=HurriedClock()) as running:
+            await running.leading.taken.wait()
+            assert running.daemon.leadership is not None
+            assert not running.daemon.leadership.lost.is_set()
+
+
+async def test_a_leader_that_stood_still_goes_on_unless_another_has_begun(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience = timedelta(seconds=PATIENCE)  # it asks for so long by a real clock
+    monkeypatch.setattr("reconciler.app.leadership.RENEW", patience)
+    clock = VirtualClock()
+    leadership = Leadership(database, clock, "one")
+    await leadership.ask()
+    clock.advance(LENGTH)
+    await leadership._renew()
+    assert not leadership.lost.is_set()
+    await database.write(lambda tx: tx.execute("UPDATE lease SET owner = 'two', term = term + 1"))
+    clock.advance(LENGTH)
+    await leadership._renew()
+    assert leadership.lost.is_set()
+
+
+async def test_a_leader_that_stood_still_ends_where_the_database_is_away() -> None:
+    with PostgresServer() as server:
+        clock, database = VirtualClock(), Database(backend(server.create(), VirtualClock()))
+        await migrate(database)
+        leadership = Leadership(database, clock, "one")
+        await leadership.ask()
+        server.stop()
+        try:
+            await leadership._renew()
+            assert not leadership.lost.is_set()
+            clock.advance(LENGTH)
+            await leadership._renew()
+            assert leadership.lost.is_set()
+        finally:
+            server.start()
+            database.close()
+
+
 async def test_a_leader_whose_database_is_silent_does_not_wait_for_it(database: Database, postgres_url: Secret) -> None:
     clock = VirtualClock()
     leadership = Leadership(database, clock, "one")
@@ -61,6 +125,6 @@ async def test_a_leader_whose_database_is_silent_does_not_wait_for_it(database: 
     with psycopg.connect(postgres_url.reveal()) as other:
         other.execute("SELECT 1 FROM reconciler.lease FOR UPDATE")
         keeping = asyncio.create_task(leadership.keep())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await leadership.lost.wait()
         keeping.cancel()
