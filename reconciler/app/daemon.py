@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from random import SystemRandom
 from typing import Any
@@ -22,6 +22,7 @@ from reconciler.app.attended import Attended
 from reconciler.app.book import SourceBook
 from reconciler.app.connections import ConnectionPool, Workshop
 from reconciler.app.following import Following
+from reconciler.app.ground import Ground
 from reconciler.app.keeping import FLUSH_SECONDS, StoreBlocks, StoreJournal
 from reconciler.app.leadership import Leadership
 from reconciler.app.leading import Leading, Office
@@ -38,6 +39,7 @@ from reconciler.desired.sops.cache import DecryptionCache
 from reconciler.desired.sops.keys import Keyring, keys_at_hand
 from reconciler.desired.source import Source, open_source
 from reconciler.model.clock import Clock, SystemClock, rfc3339
+from reconciler.model.secret import Secret
 from reconciler.sdk import registry
 from reconciler.sdk.budget import Budgets
 from reconciler.sdk.network import TlsContexts
@@ -52,6 +54,7 @@ from reconciler.store.job_store import StoredJobs
 from reconciler.store.journal import SourceRow
 from reconciler.store.location import Location, backend
 from reconciler.store.migrations import migrate
+from reconciler.store.notices import Notices, Topic
 from reconciler.store.state_directory import StateDirectory
 from reconciler.work.elsewhere import Elsewhere
 from reconciler.work.engine import Work
@@ -127,6 +130,11 @@ class Daemon:
             raise SettingsError(f"--observe is for the one who plans; a process with role {role} does not")
 
     @property
+    def _follows(self) -> bool:
+        """Git, that is; a process that does not knows only what the database says."""
+        return self.settings.role != "api"
+
+    @property
     def _may_lead(self) -> bool:
         return self.settings.role in {"all", "controller"}
 
@@ -155,6 +163,8 @@ class Daemon:
         if self.leadership is not None:
             self._ends.push_async_callback(self.leadership.leave)
             await self.leadership.ask(must=not self._stands_by)
+            self._ends.push_async_callback(self.loops.stop)
+            self.loops.forever("leadership", self.leadership.keep)  # the start may take longer than the lease lasts
         if self.work is not None:
             await self.work.launch()
             self._ends.push_async_callback(self.work.stop, self.settings.stop_timeout)
@@ -171,7 +181,7 @@ class Daemon:
         if self._is_shared and self._may_lead:
             self.leadership = Leadership(database, self.clock, self.owner)
         self._ends.push_async_callback(self._last_lines)
-        if settings.role != "api":
+        if self._follows:
             self._wire_rooms()
         checks = {"desired_state": self._unread, "loops": self._failing}
         self.window = Window(
@@ -188,10 +198,11 @@ class Daemon:
         self._ends.push_async_callback(self.connections.close)
         sources = {s.name: self._source(s) for s in settings.sources}
         self.following = Following(sources, self.book, self.database, self.clock, self.random, self._keys, self.settle)
+        ground = self._ground()
         if self._works:
-            self.work = make_work(self._bench(), WorkSettings(self._engine_url, not self._is_shared, self.owner))
+            self.work = make_work(self._bench(ground), WorkSettings(self._engine_url, not self._is_shared, self.owner))
         if self._may_lead:
-            self.leading = Leading(self._office(self.work or Elsewhere(StoredJobs(self.database))))
+            self.leading = Leading(self._office(ground, self.work or Elsewhere(StoredJobs(self.database))))
 
     def _resolver(self, vault: Vault, policy: TenantPolicy) -> Resolver:
         keyring = self._keys()
@@ -225,11 +236,10 @@ class Daemon:
             observe=self.metrics.observe_http,
         )
 
-    def _bench(self) -> Bench:
-        return Bench(
+    def _ground(self) -> Ground:
+        return Ground(
             database=self.database,
             book=self.book,
-            following=self.following,
             connections=self.connections,
             journal=self.journal,
             metrics=self.metrics,
@@ -237,24 +247,17 @@ class Daemon:
             random=self.random,
             halt=self._halt,
             probe_interval=self.settings.probe_interval,
-            changed=self._changed,
-            is_shared=self._is_shared,
         )
 
-    def _office(self, dispatch: Dispatch) -> Office:
+    def _bench(self, ground: Ground) -> Bench:
+        return Bench(ground=ground, following=self.following, changed=self._changed, is_shared=self._is_shared)
+
+    def _office(self, ground: Ground, dispatch: Dispatch) -> Office:
         return Office(
-            database=self.database,
-            book=self.book,
-            connections=self.connections,
-            journal=self.journal,
-            metrics=self.metrics,
-            clock=self.clock,
-            random=self.random,
+            ground=ground,
             dispatch=dispatch,
-            halt=self._halt,
             look=self.following.look,
             settle=self.settle,
-            probe_interval=self.settings.probe_interval,
             route_every=ROUTE_SHARED if self._is_shared else ROUTE_ALONE,
             fence=self.leadership.check if self.leadership else None,
             is_observing=self._is_observing,
@@ -273,10 +276,11 @@ class Daemon:
         if self._server_clock is not None:
             loops.every("server clock", ALIGN_SECONDS, partial(self._server_clock.align, self.database))
             loops.every("share", SECONDS_SHARE, self._take_share)
+        if isinstance(self._location, Secret) and self._follows:
+            loops.forever("notices", Notices(self._location, self.clock, self._hear, self._unheard).listen)
         if self.leadership is not None:
-            loops.forever("leadership", self.leadership.keep)
             loops.forever("turn", self._lead_in_turn)
-        if self.settings.role != "api":
+        if self._follows:
             self.following.start(loops)
         loops.every("journal", FLUSH_SECONDS, self.journal.flush)
         loops.forever("loop lag", self.metrics.watch_loop)
@@ -313,8 +317,8 @@ class Daemon:
                 await self.book.resolve(self.book.wished)
             return None
 
-    async def _note_source(self, source: Source) -> None:
-        """`reconciler status` tells what the one who leads knows of Git."""
+    async def _note_source(self, source: Source, asked_at: datetime | None) -> None:
+        """`reconciler status` tells what the one who leads knows of Git. `asked_at`: None where an earlier process asked."""
         if not self._leads:
             return
         state, error = source.state, source.state.error
@@ -328,7 +332,7 @@ class Daemon:
             error_message=error.message if error else "",
             error_since=rfc3339(error.since) if error else None,
         )
-        await self.database.write(lambda tx: journal.put_source(tx, row, rfc3339(self.clock.now())))
+        await self.database.write(lambda tx: journal.put_source(tx, row, rfc3339(asked_at) if asked_at else None))
 
     async def _halt(self, run_ids: Sequence[int]) -> None:
         if self._is_observing:
@@ -344,8 +348,25 @@ class Daemon:
         if self.work is not None:
             self.work.wake()
 
+    def _hear(self, topic: Topic) -> None:
+        """Another process has something for us: it need not wait for the next round."""
+        if topic == "order" and self.leading is not None:
+            self.leading.ordered.set()
+        if topic == "asked" and self.work is not None:
+            self.work.wake()
+        if topic == "dropped" and self.work is not None:
+            self.work.look()
+
+    def _unheard(self, why: str | None) -> None:
+        if why is None:
+            self._logger.info("word of other processes comes again")
+        else:
+            self._logger.warning(
+                "no word of other processes comes; what they ask for starts up to a second later", why=why
+            )
+
     def _unread(self) -> str | None:
-        if self.settings.role != "api" and self.book.state is None and self.settings.sources:
+        if self._follows and self.book.state is None and self.settings.sources:
             return "no revision of the sources has been read yet"
         return None
 

@@ -5,20 +5,19 @@ the lease itself, and running jobs.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from random import Random
 
 import structlog
 
 from reconciler.app.announce import announce
 from reconciler.app.book import SourceBook
-from reconciler.app.connections import ConnectionPool
-from reconciler.app.keeping import StoreJournal
+from reconciler.app.ground import Ground
 from reconciler.app.recover import recover
 from reconciler.app.tasks import Loops
+from reconciler.control.declaring import Declaring
 from reconciler.control.intake import Intake, Intaken
 from reconciler.control.jump import JumpWatch
 from reconciler.control.lateness import DeliveryLateness
@@ -26,17 +25,17 @@ from reconciler.control.orders import Carried, Orders
 from reconciler.control.probe import Prober
 from reconciler.control.retaining import Retaining
 from reconciler.control.schedule import Scheduler
-from reconciler.control.stopping import Halt, Stopper
+from reconciler.control.stopping import Stopper
 from reconciler.events.route import Router
 from reconciler.events.subscriptions import Subscription, compile_subscriptions
-from reconciler.model.clock import Clock
 from reconciler.model.condition import Truth
+from reconciler.model.ids import Ref
 from reconciler.model.record import LogLevel
 from reconciler.plan.render import summary
 from reconciler.sdk import registry
-from reconciler.serve.metrics import Metrics
 from reconciler.store import integrations, shown
 from reconciler.store.database import Database, Tx
+from reconciler.store.integrations import IntegrationRow
 from reconciler.store.scrub import scrub
 from reconciler.work.ports import Dispatch
 
@@ -49,40 +48,48 @@ SECONDS_SCRUB = 2.0
 
 
 class Subscribers:
-    """Implements `Subscriptions`: compiled from the book, again after each change of desired state."""
+    """Implements `Subscriptions`: compiled from the book; after each change of desired state those it was about again."""
 
     def __init__(self) -> None:
+        self._of: dict[Ref, Sequence[Subscription]] = {}
+        self._due: Collection[Ref] | None = None
         self._every: tuple[Subscription, ...] | None = None
 
     def every(self) -> Sequence[Subscription] | None:
         return self._every
 
+    def note(self, names: Collection[Ref] | None) -> None:
+        """They are not what they were, until compiled again; None for all."""
+        self._due = None if names is None or self._due is None else {*self._due, *names}
+
     async def compile(self, database: Database, book: SourceBook) -> None:
         """Also of what is still connected though its manifest is broken, or missing and its prune blocked."""
-        made: list[Subscription] = []
-        for row in await database.read(integrations.every):
-            desired = book.get(row.ref) if row.is_desired else None
-            if desired is not None and desired.manifest.spec.synchronizations:
-                made += compile_subscriptions(row.id, desired.manifest, registry.load(desired.manifest.spec.type))
-        self._every = tuple(made)
+        due = self._due
+        rows = await database.read(integrations.every if due is None else lambda tx: integrations.some(tx, due))
+        made = {row.ref: found for row in rows if (found := _subscriptions(row, book))}
+        before = self._of if due is not None else {}
+        if due is None or made or any(ref in before for ref in due):
+            kept = {ref: found for ref, found in before.items() if due is not None and ref not in due}
+            self._of = dict(sorted((kept | made).items()))
+            self._every = tuple(one for found in self._of.values() for one in found)
+        self._due = ()
+
+
+def _subscriptions(row: IntegrationRow, book: SourceBook) -> Sequence[Subscription]:
+    desired = book.get(row.ref) if row.is_desired and row.removed_at is None else None
+    if desired is None or not desired.manifest.spec.synchronizations:
+        return ()
+    return compile_subscriptions(row.id, desired.manifest, registry.load(desired.manifest.spec.type))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Office:
     """What leading needs. `route_every`: how soon changes are found that another process stored."""
 
-    database: Database
-    book: SourceBook
-    connections: ConnectionPool
-    journal: StoreJournal
-    metrics: Metrics
-    clock: Clock
-    random: Random
+    ground: Ground
     dispatch: Dispatch
-    halt: Halt
     look: Callable[[], None]
     settle: Callable[[], Awaitable[object]]
-    probe_interval: timedelta
     route_every: timedelta
     fence: Callable[[Tx], None] | None
     is_observing: bool
@@ -93,35 +100,38 @@ class Leading:
 
     def __init__(self, office: Office) -> None:
         self._office = office
-        database, clock = office.database, office.clock
+        self._ground = ground = office.ground
+        database, clock = ground.database, ground.clock
         self.routing = asyncio.Event()
         self.taken = asyncio.Event()
+        self.ordered = asyncio.Event()
         self.intaken: Intaken | None = None
         self._subscribers = Subscribers()
-        self._intake = Intake(database, office.book, clock, office.fence, is_observing=office.is_observing)
+        self._intake = Intake(database, ground.book, clock, office.fence, is_observing=office.is_observing)
         self._router = Router(database, self._subscribers, clock, self._wake)
-        self._scheduler = Scheduler(database, office.book, clock, office.random, self._wake)
-        self._prober = Prober(database, office.connections, clock, office.random, office.probe_interval)
+        self._scheduler = Scheduler(database, ground.book, clock, ground.random, self._wake)
+        self._prober = Prober(database, ground.connections, clock, ground.random, ground.probe_interval)
         self._orders = Orders(database, clock, is_observing=office.is_observing)
-        self._lateness = DeliveryLateness(database, office.book, clock)
+        self._lateness = DeliveryLateness(database, ground.book, clock)
         self._jumps = JumpWatch(database, clock)
-        self._stopper = Stopper(database, office.journal, clock, office.halt)
+        self._stopper = Stopper(database, ground.journal, clock, ground.halt)
         self._retaining = Retaining(database, clock)
+        self._declaring = Declaring(database, clock)
         self._logger = structlog.get_logger("daemon")
 
     async def recover(self) -> None:
         """What an earlier leader left unfinished is due again."""
-        office = self._office
-        if await office.database.read(shown.is_observed) is not office.is_observing:  # for `reconciler status`
-            await office.database.write(lambda tx: shown.note_observing(tx, is_observing=office.is_observing))
+        office, ground = self._office, self._ground
+        if await ground.database.read(shown.is_observed) is not office.is_observing:  # for `reconciler status`
+            await ground.database.write(lambda tx: shown.note_observing(tx, is_observing=office.is_observing))
         if not office.is_observing:
-            await office.database.write(lambda tx: recover(tx, office.clock.now()))
+            await ground.database.write(lambda tx: recover(tx, ground.clock.now()))
 
     def start(self, loops: Loops) -> None:
-        office = self._office
-        loops.every("orders", SECONDS_ORDERS, self._obey_orders)
+        office, ground = self._office, self._ground
+        loops.when("orders", self.ordered, SECONDS_ORDERS, self._obey_orders)
         loops.when("retention", self._retaining.turned, SECONDS_RETENTION, self._retain)
-        loops.every("scrub", SECONDS_SCRUB, partial(scrub, office.database))
+        loops.every("scrub", SECONDS_SCRUB, partial(scrub, ground.database))
         if not office.is_observing:
             self._start_acting(loops)
 
@@ -135,22 +145,24 @@ class Leading:
 
     async def settle(self) -> Intaken | None:
         """Compare what Git wants with what is applied, and make the difference due."""
-        office = self._office
-        desired = office.book.wished
+        office, ground = self._office, self._ground
+        desired = ground.book.wished
         if desired is None:
             return None
         taken = await self._intake.take(desired)
+        self._subscribers.note(taken.asked)
         self._retaining.note(desired)
         await self._stopper.end(taken.stopped)
-        await self._subscribers.compile(office.database, office.book)
+        await self._subscribers.compile(ground.database, ground.book)
         self.intaken = taken
-        office.metrics.set_plan(taken.plan.counts)
+        ground.metrics.set_plan(taken.plan.counts)
         announce(self._logger, taken.plan, is_observing=office.is_observing)
         self._tell_secrets(taken)
         self.taken.set()
         if not office.is_observing:
             self._wake()
             self.routing.set()
+        await self._declaring.take(desired)
         return taken
 
     @property
@@ -165,13 +177,13 @@ class Leading:
 
         One that has no last good spec to go on with is told of by its reconcile, which stops.
         """
-        unread = self._office.book.unread
+        unread = self._ground.book.unread
         for row, said in taken.turned:
             if row.ref in unread and not unread[row.ref].kept:
                 continue
-            self._office.journal.name(row.id, str(row.ref))
+            self._ground.journal.name(row.id, str(row.ref))
             level = LogLevel.INFO if said.truth is Truth.TRUE else LogLevel.WARN
-            self._office.journal(row.id, level, said.message, reason=said.reason)
+            self._ground.journal(row.id, level, said.message, reason=said.reason)
 
     async def _watch_clock(self) -> None:
         back = await self._jumps.tick()
@@ -195,5 +207,5 @@ class Leading:
 
     async def _retain(self) -> None:
         """A while after a start or a change, in which Git is asked again: a commit may just have made it longer."""
-        await self._office.clock.sleep(SECONDS_SECOND_THOUGHTS)
-        await self._retaining.tick(self._office.book.wished)
+        await self._ground.clock.sleep(SECONDS_SECOND_THOUGHTS)
+        await self._retaining.tick(self._ground.book.wished)

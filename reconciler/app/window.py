@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from reconciler.model.clock import Clock
 from reconciler.sdk.redact import Redactor
+from reconciler.serve.admission import Admission
 from reconciler.serve.api import Parts, make_app
 from reconciler.serve.health import Check, Health
 from reconciler.serve.metrics import Metrics
@@ -28,7 +29,9 @@ class Window:
     ) -> None:
         self.board = Board(database, clock)
         self._scrape = Scrape(self.board, metrics, is_leader)
-        parts = Parts(database, clock, self.board, self._scrape, Health(database, clock, checks), redactor)
+        self._admission = Admission(database, clock)
+        health = Health(database, clock, checks)
+        parts = Parts(database, clock, self.board, self._scrape, health, redactor, self._admission)
         self._server = Server(listen, make_app(parts, is_local=is_loopback(listen))) if listen else None
 
     @property
@@ -43,6 +46,7 @@ class Window:
     async def refresh(self) -> None:
         if self._server:
             await self.board.refresh()
+            await self._admission.note()
 
     async def stop(self) -> None:
         if self._server:

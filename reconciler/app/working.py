@@ -7,25 +7,19 @@ database, a job waits until this process knows the spec that is in force: whoeve
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from random import Random
 
 import structlog
 
-from reconciler.app.book import SourceBook
 from reconciler.app.complaints import Complaints
-from reconciler.app.connections import ConnectionPool
 from reconciler.app.following import Following
-from reconciler.app.keeping import StoreJournal
+from reconciler.app.ground import Ground
 from reconciler.app.observed import Kind, ObservedJobs
 from reconciler.control.reconcile import Pace, Reconciler
-from reconciler.control.stopping import Halt
 from reconciler.events.deliver import Deliverer
-from reconciler.model.clock import Clock
 from reconciler.model.condition import ConditionType, Truth
 from reconciler.model.job import Claim, Job, Outcome
-from reconciler.serve.metrics import Metrics
 from reconciler.store import conditions, integrations
-from reconciler.store.database import Database, Tx
+from reconciler.store.database import Tx
 from reconciler.store.integrations import IntegrationRow
 from reconciler.store.job_store import StoredJobs
 from reconciler.sync.run import Syncer
@@ -40,33 +34,27 @@ NOT_YET_KNOWN = (0.52, 0.7)  # seconds: a bit more than `idle_poll`, so that oth
 class Bench:
     """What jobs need. `is_shared`: other processes work on the same database."""
 
-    database: Database
-    book: SourceBook
+    ground: Ground
     following: Following
-    connections: ConnectionPool
-    journal: StoreJournal
-    metrics: Metrics
-    clock: Clock
-    random: Random
-    halt: Halt
-    probe_interval: timedelta
     changed: Callable[[], None]
     is_shared: bool
 
 
 def make_work(bench: Bench, settings: WorkSettings) -> Work:
     """The job engine of this process; `settings` name its own database."""
-    complaints = Complaints(bench.clock, structlog.get_logger("daemon"))
-    return Work(StoredJobs(bench.database), _kinds(bench), settings, bench.clock, complaints)
+    ground = bench.ground
+    complaints = Complaints(ground.clock, structlog.get_logger("daemon"))
+    return Work(StoredJobs(ground.database), _kinds(bench), settings, ground.clock, complaints)
 
 
 def _kinds(bench: Bench) -> Kinds:
-    database, connections, journal = bench.database, bench.connections, bench.journal
-    clock, random, pace = bench.clock, bench.random, Pace(bench.probe_interval)
-    reconciler = Reconciler(database, bench.book, connections, journal, clock, random, bench.halt, pace)
+    ground = bench.ground
+    database, connections, journal = ground.database, ground.connections, ground.journal
+    clock, random, pace = ground.clock, ground.random, Pace(ground.probe_interval)
+    reconciler = Reconciler(database, ground.book, connections, journal, clock, random, ground.halt, pace)
     syncer = Syncer(database, connections, journal, clock, random, bench.changed)
     deliverer = Deliverer(database, connections, journal, clock, random)
-    observed, in_force = ObservedJobs(database, bench.metrics, clock, bench.changed), InForce(bench)
+    observed, in_force = ObservedJobs(database, ground.metrics, clock, bench.changed), InForce(bench)
     coroutines = {"reconcile": reconciler.run, "sync": syncer.run, "deliver": deliverer.run}
     return {name: in_force.wrap(observed.wrap(run)) for name, run in coroutines.items()}
 
@@ -76,6 +64,7 @@ class InForce:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        self._ground = bench.ground
         self._seen: dict[int, tuple[str, float]] = {}  # a wish that is not known here, and since when
         self._told: dict[int, str] = {}
         self._logger = structlog.get_logger("daemon")
@@ -84,16 +73,16 @@ class InForce:
         async def job(job: Job, claim: Claim) -> Outcome:
             if await self._is_known(int(job.key)):
                 return await kind(job, claim)
-            return Outcome(self._bench.clock.now() + timedelta(seconds=self._bench.random.uniform(*NOT_YET_KNOWN)))
+            return Outcome(self._ground.clock.now() + timedelta(seconds=self._ground.random.uniform(*NOT_YET_KNOWN)))
 
         return job
 
     async def _is_known(self, integration_id: int) -> bool:
-        if self._bench.book.state is None:
+        if self._ground.book.state is None:
             return False
         if not self._bench.is_shared:
             return True
-        row, is_readable = await self._bench.database.read(lambda tx: _in_force(tx, integration_id))
+        row, is_readable = await self._ground.database.read(lambda tx: _in_force(tx, integration_id))
         if row is None or not row.is_desired:
             self._seen.pop(integration_id, None)
             return True
@@ -106,7 +95,7 @@ class InForce:
         return can
 
     def _is_same(self, row: IntegrationRow) -> bool:
-        known = self._bench.book.get(row.ref)
+        known = self._ground.book.get(row.ref)
         is_same = known is not None and known.source_hash == row.desired_hash
         if is_same:
             self._seen.pop(row.id, None)
@@ -118,7 +107,7 @@ class InForce:
         What the leader then takes in is another generation, and reconciled again. Git is asked once for each wish: where it
         does not answer, how often to try is its source's business.
         """
-        following, now = self._bench.following, self._bench.clock.monotonic()
+        following, now = self._bench.following, self._ground.clock.monotonic()
         wish, seen_at = self._seen.get(row.id, ("", now))
         if wish != row.desired_hash:
             self._seen[row.id] = row.desired_hash, now
@@ -128,14 +117,14 @@ class InForce:
 
     def _can_read(self, row: IntegrationRow) -> bool:
         """Else the spec here is an old one, or none: who can read it does the work, and states what it came to."""
-        book = self._bench.book
+        book = self._ground.book
         return row.ref not in book.unread and book.get(row.ref) is not None
 
     def _tell(self, row: IntegrationRow) -> None:
         """Once for each wish."""
         if self._told.get(row.id) != row.desired_hash:
             self._told[row.id] = row.desired_hash
-            unread = self._bench.book.unread.get(row.ref)
+            unread = self._ground.book.unread.get(row.ref)
             why = str(unread.findings[0]) if unread else "the sources of this process do not name it"
             self._logger.warning(
                 "left to other processes: what is in force is not known here", integration=str(row.ref), why=why

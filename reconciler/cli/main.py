@@ -30,6 +30,7 @@ COMMANDS = {
     "resume": "end a suspension",
     "approve": "allow a prune that the guard blocked",
     "test": "probe an integration: who are we, what is missing",
+    "token": "make, list and revoke tokens for the API",
     "connectors": "list connectors and what they can do",
     "migrate": "bring the database to this release's schema",
     "database": "move it to PostgreSQL, back it up, restore it",

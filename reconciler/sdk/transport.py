@@ -188,6 +188,7 @@ class Wire:
     async def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._let_go()
         await asyncio.gather(*self._closing)
 

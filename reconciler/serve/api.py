@@ -1,8 +1,8 @@
 """The read-only HTTP side of the daemon: `/metrics`, `/healthz`, `/readyz`, and integrations as JSON under `/v1`.
 
-There is no authentication here: whoever can connect can read. Therefore the default address is loopback; whoever listens
-elsewhere puts a proxy with authentication before it. Nothing secret is ever shown, nothing can be changed. Lists come from
-the board in memory; only the detail of one integration reads the store. CORS is off. Not done here: writing, the web page.
+What is under `/v1` wants a token and shows what is in the token's workspace; metrics and health do not. Nothing secret is ever
+shown, nothing can be changed. Lists come from the board in memory; only the detail of one integration reads the store. CORS
+is off. Not done here: TLS, writing, the web page.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -18,8 +18,10 @@ from starlette.types import ASGIApp
 
 from reconciler import __version__
 from reconciler.control.view import views
+from reconciler.model.access import Caller, Permission
 from reconciler.model.clock import Clock
 from reconciler.sdk.redact import Redactor
+from reconciler.serve.admission import Admission
 from reconciler.serve.forms import Detail, detail, to_json
 from reconciler.serve.health import Health, Verdict
 from reconciler.serve.listing import QueryError, page, parse_query, resolve
@@ -53,6 +55,7 @@ class Parts:
     scrape: Scrape
     health: Health
     redactor: Redactor
+    admission: Admission
 
 
 def make_app(parts: Parts, *, is_local: bool = True) -> ASGIApp:
@@ -94,11 +97,12 @@ class _Api:
         return StreamingResponse(_each(found.pieces), headers=headers)
 
     async def integrations(self, request: Request) -> Response:
+        caller = await self._admit(request, Permission.INTEGRATION_VIEW)
         try:
             query = parse_query(request.query_params.multi_items())
         except QueryError as error:
             raise ProblemError(400, error.code, str(error)) from None
-        found = page(await self._parts.board.current(), query)
+        found = page(await self._parts.board.current(), query, caller)
         body = b'{"data":[%b],"has_more":%b,"next_cursor":%b}' % (
             b",".join([entry.json for entry in found.entries]),
             b"true" if found.next_cursor else b"false",
@@ -107,13 +111,17 @@ class _Api:
         return Response(body, media_type="application/json")
 
     async def integration(self, request: Request) -> Response:
+        caller = await self._admit(request, Permission.INTEGRATION_VIEW)
         ref = "/".join(request.path_params.values())
-        entry = _only(ref, resolve(await self._parts.board.current(), ref))
+        entry = _only(ref, resolve(await self._parts.board.current(), ref, caller))
         now = self._parts.clock.now()
         found = await self._parts.database.read(lambda tx: _detail(tx, entry.id, now))
         if found is None:
             raise _not_found(ref)
         return Response(to_json(detail(found, self._parts.redactor)), media_type="application/json")
+
+    async def _admit(self, request: Request, permission: Permission) -> Caller:
+        return await self._parts.admission.admit(request.headers.get("authorization"), permission)
 
 
 def _only(ref: str, found: Sequence[Entry]) -> Entry:
@@ -170,7 +178,9 @@ async def _refused(request: Request, error: Exception) -> Response:
     """What the router says: no such path, no such method."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
-        problem = ProblemError(405, "method-not-allowed", "this address can only be read", allow=_METHODS)
+        problem = ProblemError(
+            405, "method-not-allowed", "this address can only be read", headers={"allow": ", ".join(_METHODS)}
+        )
     else:
         problem = ProblemError(status, "not-found", "there is nothing at this path; / lists what there is")
     return problem_response(problem, request.scope["request_id"])

@@ -6,13 +6,14 @@ repeat nor hide others.
 
 import base64
 import binascii
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
 
+from reconciler.model.access import Caller
 from reconciler.model.condition import Status
 from reconciler.model.ids import Ref, meant
 from reconciler.serve.snapshot import Entry, Key, Snapshot
@@ -133,24 +134,37 @@ class Page:
     next_cursor: str | None
 
 
-def page(snapshot: Snapshot, query: Query) -> Page:
-    """At most `limit` entries that fit, in order, after the cursor."""
-    start = bisect_right(snapshot.keys, query.after) if query.after else 0
+def page(snapshot: Snapshot, query: Query, caller: Caller) -> Page:
+    """At most `limit` entries that fit and that the caller sees, in order, after the cursor."""
+    first, end = _seen(snapshot, caller)
+    start = max(first, bisect_right(snapshot.keys, query.after)) if query.after else first
     if query.filters:
-        fitting = (e for e in islice(snapshot.entries, start, None) if query.filters.fits(e))
+        fitting = (e for e in islice(snapshot.entries, start, end) if query.filters.fits(e))
         found: Sequence[Entry] = list(islice(fitting, query.limit + 1))
     else:
-        found = snapshot.entries[start : start + query.limit + 1]
+        found = snapshot.entries[start : min(end, start + query.limit + 1)]
     if len(found) <= query.limit:
         return Page(found, None)
     return Page(found[: query.limit], encode_cursor(found[query.limit - 1].key))
 
 
-def resolve(snapshot: Snapshot, ref: str) -> Sequence[Entry]:
-    """What `ref` may mean: a public id, a name as commands take it, or failing those a type. One entry, several, or none."""
-    entries = snapshot.entries
+def resolve(snapshot: Snapshot, ref: str, caller: Caller) -> Sequence[Entry]:
+    """What `ref` may mean: a public id, a name as commands take it, or failing those a type. One entry, several, or none.
+
+    Of what the caller does not see nothing is looked at, so that not even the time tells of it.
+    """
+    first, end = _seen(snapshot, caller)
+    entries = snapshot.entries[first:end]
     by_id = [entry for entry in entries if entry.public_id == ref]
     return by_id or _named(entries, ref) or [entry for entry in entries if entry.type == ref]
+
+
+def _seen(snapshot: Snapshot, caller: Caller) -> tuple[int, int]:
+    """From where to where: entries of a workspace stand together."""
+    if caller.workspace is None:
+        return 0, len(snapshot.entries)
+    after = f"{caller.workspace}\0"
+    return bisect_left(snapshot.keys, (caller.workspace, "")), bisect_left(snapshot.keys, (after, ""))
 
 
 def _named(entries: Sequence[Entry], ref: str) -> Sequence[Entry]:

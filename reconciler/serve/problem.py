@@ -6,7 +6,7 @@ the request's id. Not done here: authentication; whoever may connect may read.
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from http import HTTPStatus
 from secrets import token_hex
@@ -36,14 +36,19 @@ class ProblemError(Exception):
     """An answer other than success; `more` are further members of the problem."""
 
     def __init__(
-        self, status: int, code: str, detail: str, more: Mapping[str, Any] | None = None, allow: Sequence[str] = ()
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        more: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
         self.more = more or {}
-        self.allow = allow
+        self.headers = headers or {}
 
 
 def problem_response(problem: ProblemError, request_id: str) -> Response:
@@ -56,8 +61,7 @@ def problem_response(problem: ProblemError, request_id: str) -> Response:
         "request_id": request_id,
         **problem.more,
     }
-    headers = {"allow": ", ".join(problem.allow)} if problem.allow else {}
-    return Response(to_json(body), problem.status, headers, "application/problem+json")
+    return Response(to_json(body), problem.status, dict(problem.headers), "application/problem+json")
 
 
 UNFORESEEN = ProblemError(500, "internal-error", "the request failed; the daemon's log has its request id")

@@ -26,7 +26,7 @@ from reconciler.settings import Log
 from simulators.servicenow import ServiceNow
 from simulators.slack import Slack
 from tests.e2e.keys import Keys
-from tests.e2e.stage import ENV, PUBLIC_URL, Running, Stage
+from tests.e2e.stage import ENV, PATIENCE, PUBLIC_URL, Running, Stage
 
 PASSWORD = "canary-pass/word+77?<é>"
 FILE_SECRET = "canary-file-secret-0815"
@@ -133,10 +133,11 @@ def outputs(stage: Stage) -> Iterator[tuple[str, bytes]]:
         yield f"deliveries {form}", command("deliveries", *state, "--output", form)
 
 
-async def answers(address: str) -> list[tuple[str, bytes]]:
+async def answers(address: str, token: str) -> list[tuple[str, bytes]]:
     paths = ["/metrics", "/healthz", "/readyz", "/v1/integrations"]
     paths += [f"/v1/integrations/{name}" for name in ("good", "bad", "chat", "gh", "nothing")]
-    async with httpx.AsyncClient(base_url=address, trust_env=False) as client:
+    sent = {"authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(base_url=address, trust_env=False, headers=sent, timeout=PATIENCE) as client:
         got = [await client.get(path) for path in paths]
     assert [a.status_code for a in got] == [200] * 8 + [404]
     return [(p, a.content + str(dict(a.headers)).encode()) for p, a in zip(paths, got, strict=True)]
@@ -177,14 +178,23 @@ async def test_no_secret_comes_out_or_is_kept_in_clear(
         await running.order("sync", "good")
         await unlucky(running, log)
         await running.daemon.window.board.reload()  # what lists show may be two seconds old
-        found = [leak for where, text in await answers(_url(running)) for leak in leaks(where, text)]
+        token = _token(stage)
+        found = [leak for where, text in await answers(_url(running), token) for leak in leaks(where, text)]
         found += [leak for where, text in outputs(stage) for leak in leaks(where, text)]
         found += _kept(stage)  # the WAL as it is while the daemon works
     found += [*_kept(stage), *leaks("the log", log.getvalue().encode())]
     assert found == []
+    assert not [f for f, content in stage.kept().items() if token.encode() in content]
+    assert token not in log.getvalue()
     said = log.getvalue()
     assert said.count("bad credential ") >= 2, "the vendors' echoes did not come this far: nothing was proved"
     assert f"lost my head over {MASK} and {MASK}" in said
+
+
+def _token(stage: Stage) -> str:
+    """A canary itself: only its hash is kept."""
+    made = command("token", "create", "canary", "--every-workspace", "--state-dir", str(stage.state)).decode()
+    return made.splitlines()[0]
 
 
 def _url(running: Running) -> str:
@@ -194,14 +204,6 @@ def _url(running: Running) -> str:
 
 def _kept(stage: Stage) -> list[str]:
     """Raw bytes: databases, WAL files, caches, the mirror of Git."""
-    files = [f for f in stage.state.rglob("*") if f.is_file()]
+    files = stage.kept()
     assert {"reconciler.db", "jobs.db", "master.key"} <= {f.name for f in files}
-    return [leak for f in files for leak in leaks(str(f.relative_to(stage.state)), _content(f))]
-
-
-def _content(file: Path) -> bytes:
-    """Nothing where it is gone again: git's own temporary files are."""
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return b""
+    return [leak for f, content in files.items() for leak in leaks(str(f.relative_to(stage.state)), content)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from reconciler.model.access import Permission, new_token
 from reconciler.model.clock import SystemClock, rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.ids import Ref
@@ -18,13 +19,14 @@ from reconciler.model.record import RunResult, Scope
 from reconciler.model.secret import Unresolved
 from reconciler.model.state import DesiredIntegration, Origin
 from reconciler.sdk.redact import Redactor
+from reconciler.serve.admission import Admission
 from reconciler.serve.api import Parts, make_app
 from reconciler.serve.health import Check, Health
 from reconciler.serve.metrics import Metrics
 from reconciler.serve.scrape import Scrape
 from reconciler.serve.server import Patience, Server
 from reconciler.serve.snapshot import Board
-from reconciler.store import conditions, integrations, probes, runs
+from reconciler.store import conditions, integrations, probes, runs, tokens
 from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.integrations import Applied, DesiredChange
@@ -32,6 +34,7 @@ from reconciler.store.migrations import migrate
 from reconciler.store.probes import ProbeRecord
 from reconciler.store.runs import Lineage, NewRun
 from reconciler.store.sqlite import Sqlite
+from reconciler.store.tokens import TokenRow
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CLEAR_SECRET = "canary-secret-in-a-url-4711"
@@ -125,6 +128,7 @@ class Installation:
     board: Board
     metrics: Metrics
     scrape: Scrape
+    token: str = ""
     is_leader: bool = True
     checks: dict[str, Check] = field(default_factory=dict)
 
@@ -134,21 +138,49 @@ class Installation:
         await self.board.reload()
         return result
 
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"}
+
+    async def issue(self, name: str, workspace: str | None, *permissions: Permission, **more: Any) -> str:
+        """A token in clear."""
+        made = new_token()
+        row = TokenRow(
+            public_id=made.public_id,
+            workspace=workspace,
+            name=name,
+            sha256=made.sha256,
+            permissions=tuple(map(str, permissions)),
+            origin="command",
+            created_at=rfc3339(START),
+            created_by="ada",
+            **more,
+        )
+        await self.database.write(lambda tx: tokens.put(tx, row))
+        return made.clear.reveal()
+
     async def text(self) -> str:
         """The scraped page."""
         return b"".join((await self.scrape.page(accepts_gzip=False)).pieces).decode()
 
     def server(self, patience: Patience | None = None, *, is_local: bool = True) -> Server:
         health = Health(self.database, self.clock, self.checks)
-        parts = Parts(self.database, self.clock, self.board, self.scrape, health, Redactor())
+        admission = Admission(self.database, self.clock)
+        parts = Parts(self.database, self.clock, self.board, self.scrape, health, Redactor(), admission)
         return Server("127.0.0.1:0", make_app(parts, is_local=is_local), patience)
 
     @asynccontextmanager
-    async def client(self, patience: Patience | None = None) -> AsyncIterator[httpx.AsyncClient]:
-        server = self.server(patience)
+    async def client(
+        self, patience: Patience | None = None, token: str | None = None
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        """With a token that opens everything, unless another one is given; `""` for none."""
+        server, clear = self.server(patience), self.token if token is None else token
+        headers = {"authorization": f"Bearer {clear}"} if clear else {}
         await server.start()
         try:
-            async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
+            async with httpx.AsyncClient(
+                base_url=f"http://{server.address}", trust_env=False, headers=headers, timeout=60
+            ) as client:
                 yield client
         finally:
             await server.stop()
@@ -162,6 +194,7 @@ async def installed(folder: Path) -> AsyncIterator[Installation]:
     found = Installation(database, clock, board, metrics, Scrape(board, metrics, lambda: found.is_leader))
     try:
         await migrate(database)
+        found.token = await found.issue("everything", None, Permission.ADMIN)
         yield found
     finally:
         found.scrape.close()

@@ -263,7 +263,7 @@ async def test_a_long_transaction_is_no_death_until_it_never_ends(installation: 
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
     writing = asyncio.create_task(
-        installation.database.write(lambda _: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(30))
+        installation.database.write(lambda _: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(120))
     )
     try:
         async with installation.client() as client:

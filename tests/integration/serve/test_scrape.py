@@ -245,7 +245,7 @@ async def test_the_loop_goes_on_while_a_large_page_is_rendered(installation: Ins
     rendered, loop = installation.metrics.render, asyncio.get_running_loop()
 
     def held() -> bytes:
-        asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(120)
         return rendered()
 
     installation.metrics.render = held  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ import pytest
 from reconciler.serve.server import ListenError, Patience, Server, _bind, is_loopback
 from tests.integration.serve.installation import Installation
 
-HASTY = Patience(head=timedelta(seconds=0.3), idle=timedelta(minutes=5), stop=timedelta(seconds=1))
+HASTY = Patience(head=timedelta(seconds=2), idle=timedelta(minutes=5), stop=timedelta(seconds=1))
 
 
 def place(server: Server) -> tuple[str, int]:
@@ -53,10 +53,10 @@ async def test_dawdling_clients_block_nobody_and_are_cut_off(installation: Insta
         halting = [await asyncio.open_connection(*place(server)) for _ in range(20)]
         for _, writer in halting:
             writer.write(b"GET /v1/integrations HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
-        async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
-            assert (await client.get("/v1/integrations")).status_code == 200
+        async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False, timeout=60) as client:
+            assert (await client.get("/v1/integrations", headers=installation.bearer)).status_code == 200
         for reader, writer in silent + halting:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 assert await _rest(reader) == b""
             writer.close()
     finally:
@@ -79,7 +79,7 @@ async def test_a_second_request_has_a_deadline_too(installation: Installation) -
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         writer.write(b"GET / HTTP/1.1\r\nx: ")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await _rest(reader)
         writer.close()
     finally:
@@ -92,7 +92,7 @@ async def test_a_head_without_end_is_cut_off(installation: Installation) -> None
     try:
         reader, writer = await asyncio.open_connection(*place(server))
         writer.write(b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"x-long: " + b"x" * 40_000)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert (await _rest(reader)).startswith(b"HTTP/1.1 431")
         writer.close()
     finally:
@@ -109,7 +109,7 @@ async def test_what_is_no_request_is_refused(installation: Installation, request
     try:
         reader, writer = await asyncio.open_connection(*place(server))
         writer.write(request_)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert b"HTTP/1.1 4" in await reader.read(200)
         writer.close()
     finally:
@@ -132,10 +132,10 @@ async def test_stop_is_bounded_while_an_answer_hangs(installation: Installation)
     installation.board.current = never  # type: ignore[method-assign,assignment]
     server = installation.server(HASTY)
     await server.start()
-    async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
-        hanging = asyncio.create_task(client.get("/v1/integrations"))
+    async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False, timeout=60) as client:
+        hanging = asyncio.create_task(client.get("/v1/integrations", headers=installation.bearer))
         await arrived.wait()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await server.stop()
         answer = await hanging
     assert (answer.status_code, answer.json()["code"]) == (503, "stopping")

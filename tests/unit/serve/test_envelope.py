@@ -27,7 +27,7 @@ async def ask(envelope: Envelope, *, blocks_at: str = "", headers: Sequence[tupl
         if message["type"] == blocks_at:
             await asyncio.Event().wait()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await envelope({**SCOPE, "headers": [*headers, *SCOPE["headers"]]}, receive, send)
     return sent
 

@@ -1,12 +1,20 @@
 """Filters, pages and references over a snapshot in memory."""
 
+from functools import partial
+
 import pytest
 
+from reconciler.model.access import Caller
 from reconciler.model.condition import Status
+from reconciler.serve import listing
 from reconciler.serve.forms import SpecFacts
-from reconciler.serve.listing import Filters, Query, QueryError, encode_cursor, page, parse_query, resolve
+from reconciler.serve.listing import Filters, Query, QueryError, encode_cursor, parse_query
 from reconciler.serve.snapshot import Entry, Snapshot
 from tests.integration.serve.installation import START
+
+EVERYTHING = Caller("everything", None, frozenset())
+page = partial(listing.page, caller=EVERYTHING)
+resolve = partial(listing.resolve, caller=EVERYTHING)
 
 
 def entry(name: str, type_name: str = "jira", workspace: str = "default", **labels: str) -> Entry:
@@ -140,3 +148,15 @@ def test_references() -> None:
     assert len(resolve(board, "github")) == 2
     assert resolve(board, "nothing") == []
     assert resolve(board, "ops.nothing") == resolve(board, "ops/two") == resolve(board, "Not/a_name") == []
+
+
+@pytest.mark.parametrize(
+    ("workspace", "seen"), [("default", ["a", "b", "bad-c"]), ("ops", ["d"]), ("op", []), ("zz", [])]
+)
+def test_a_caller_sees_one_workspace(workspace: str, seen: list[str]) -> None:
+    caller = Caller("own", workspace, frozenset())
+    assert [e.name for e in listing.page(BOARD, Query(Filters()), caller).entries] == seen
+    slack = Query(Filters(types=frozenset({"slack"})))
+    assert [e.name for e in listing.page(BOARD, slack, caller).entries] == [n for n in seen if n in "bd"]
+    assert [e.name for e in listing.page(BOARD, Query(Filters(), 20, ("a", "")), caller).entries] == seen
+    assert [e.name for n in "abd" for e in listing.resolve(BOARD, n, caller)] == [n for n in seen if n in "abd"]
