@@ -83,13 +83,13 @@ class MailServer:
         ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
         self._thread.start()
-        if not ready.wait(30):
+        if not ready.wait(120):
             raise TimeoutError("the mail server does not start")
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._loop.call_soon_threadsafe(self.over.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _certificates(self) -> SSLContext:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ LIMITED_DN = f"uid=svc-limited,ou=services,{BASE_DN}"
 ROOT_DN = f"cn=root,{BASE_DN}"
 PASSWORD = "correct-horse-battery"
 LOADED_AT = "20260105080000Z"
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 _PATH = "/usr/sbin:/usr/local/sbin:/usr/local/libexec:/usr/libexec"
 _SCHEMAS = ("core", "cosine", "inetorgperson", "nis")
 _TITLES = ("Engineer", "Analyst", "Buyer", "Nurse")
@@ -164,7 +164,7 @@ class Slapd:
         """End the process at once, the way a crash would; mdb needs no farewell."""
         if self._process:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def apply(self, ldif: str) -> None:

@@ -26,7 +26,7 @@ from reconciler.store.location import open_readonly
 from reconciler.store.migrations import check_version
 from simulators.demo import DemoError, say, wait_for
 
-_START_SECONDS, _STOP_SECONDS = 30, 30
+_START_SECONDS, _STOP_SECONDS = 120, 60
 _ROOT = Path(__file__).parents[2]
 
 
@@ -176,7 +176,7 @@ class Daemon:
     def get(self, path: str) -> str:
         """What the address answers; raises DemoError where it does not."""
         try:
-            answer = httpx.get(f"{self.url}{path}", timeout=5, trust_env=False)
+            answer = httpx.get(f"{self.url}{path}", timeout=30, trust_env=False)
         except httpx.HTTPError as error:
             raise DemoError(f"{self.url}{path} does not answer: {error}") from None
         if answer.status_code != 200:

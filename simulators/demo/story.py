@@ -16,7 +16,7 @@ from simulators.demo.repository import Repository
 from simulators.demo.vendors import INCIDENTS, Vendors, vendors
 
 _CHANGED = "it-ops/slack.yaml"
-FIRST_SECONDS, CHANGE_SECONDS, INCIDENT_SECONDS = 120, 60, 60
+FIRST_SECONDS, CHANGE_SECONDS, INCIDENT_SECONDS = 300, 180, 180
 _OLD_TEXT, _NEW_TEXT = "Urgent: {{ record.number }}", "All hands: {{ record.number }}"
 
 
@@ -184,7 +184,9 @@ def _prove(scene: Scene) -> None:
         synced = scene.daemon.metrics("reconciler_syncs_total{")
         return [*changed, *ready, *sent, *synced] if changed and sent and len(ready) == wanted else None
 
-    for line in wait_for(f"metrics that show {wanted} integrations ready and ops-slack at {head[:12]}", look, 30):
+    for line in wait_for(
+        f"metrics that show {wanted} integrations ready and ops-slack at {head[:12]}", look, CHANGE_SECONDS
+    ):
         say(line)
 
 

@@ -173,7 +173,7 @@ async def test_a_password_stays_secret_on_the_way_where_it_can(tmp_path: Path) -
 
 async def test_a_server_that_does_not_say_goodbye_holds_nobody_up(server: MailServer) -> None:
     server.says_goodbye = False
-    async with email(server, timeout_seconds=60) as connector, asyncio.timeout(20):
+    async with email(server, timeout_seconds=600) as connector, asyncio.timeout(120):
         await connector.deliver(SEND, mail())
     assert len(server.received) == 1
 

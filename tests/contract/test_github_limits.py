@@ -66,7 +66,7 @@ async def test_reads_do_not_wait_for_writes() -> None:
 async def _raw(t: Trial, method: str, path: str, **more: Any) -> int:
     """One request past the connector's own budget, as a careless client sends it; the status of the answer."""
     headers = {"Authorization": f"Bearer {CANARY}-ghp", "Accept": MEDIA, "X-GitHub-Api-Version": "2022-11-28"}
-    async with httpx.AsyncClient(base_url=t.sim.url, headers=headers) as client:
+    async with httpx.AsyncClient(base_url=t.sim.url, headers=headers, timeout=60) as client:
         answer = await client.request(method, path, **more)
     if answer.status_code == 403:
         assert "secondary rate limit" in answer.json()["message"]

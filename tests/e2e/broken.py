@@ -43,9 +43,15 @@ def write(stage: Stage, password: object = CANARY, **more: Any) -> None:
 
 
 def sealed(stage: Stage, keys: Keys, password: str = CANARY, **more: Any) -> None:
-    """The manifest with its password inside, encrypted."""
-    write(stage, password, **more)
-    keys.encrypt(stage.repo / "sn.yaml")
+    """The manifest with its password inside, encrypted before a daemon that watches the folder can see it."""
+    repo, stage.repo = stage.repo, stage.root / "draft"
+    stage.repo.mkdir(exist_ok=True)
+    try:
+        write(stage, password, **more)
+    finally:
+        draft, stage.repo = stage.repo, repo
+    keys.encrypt(draft / "sn.yaml")
+    (draft / "sn.yaml").replace(repo / "sn.yaml")
 
 
 def apart(stage: Stage, keys: Keys, password: str = CANARY) -> None:
@@ -60,7 +66,14 @@ def apart(stage: Stage, keys: Keys, password: str = CANARY) -> None:
 def change(file: Path, pattern: str, by: str) -> None:
     text, count = re.subn(pattern, by, file.read_text())
     assert count
-    file.write_text(text)
+    put(file, text)
+
+
+def put(file: Path, text: str) -> None:
+    """Whole at once: a daemon may read it at any time."""
+    fresh = file.with_name(f".{file.name}.fresh")
+    fresh.write_text(text)
+    fresh.replace(file)
 
 
 def tampered(stage: Stage, _: Keys) -> None:
@@ -122,8 +135,9 @@ async def until_in_force(running: Running, generation: int) -> None:
 
 
 async def synced(running: Running, name: str = "sn") -> IntegrationView:
-    """One more sync, and a good one."""
-    before = (await running.view(name)).row.total_syncs
+    """One more sync, and a good one. While the integration is stalled, as an earlier daemon may have left it, none is taken."""
+    view = await running.until_view(name, "is not stalled", lambda v: STALLED not in v.conditions)
+    before = view.row.total_syncs
     await running.order("sync", name)
 
     async def done() -> bool:
@@ -136,17 +150,24 @@ async def synced(running: Running, name: str = "sn") -> IntegrationView:
     return view
 
 
+async def until_ready(running: Running, name: str = "sn") -> IntegrationView:
+    """Also reconciled: a sync that somebody asks for may come first."""
+    return await running.until_view(name, "is ready", lambda v: v.ready.truth is Truth.TRUE)
+
+
 async def works_on(stage: Stage, running: Running, generation: int, reason: Reason) -> None:
     """Connected with the old password, and saying what is wrong with the new one."""
+    await running.leading.taken.wait()  # until then an earlier daemon speaks
     await until_said(running, Truth.FALSE, reason)
     watch = Watch(stage)
     await running.order("reconcile", "sn")
-    view = await synced(running)
+    await synced(running)
     assert watch.passwords == {CANARY}
-    assert (view.status in UP, view.health, view.ready.truth) == (True, Health.DEGRADED, Truth.FALSE)
-    assert (view.row.generation, view.row.observed_generation, STALLED in view.conditions) == (generation,) * 2 + (
-        False,
+    view = await running.until_view(
+        "sn", "works on, degraded", lambda v: v.status in UP and v.health is Health.DEGRADED
     )
+    assert (view.ready.truth, STALLED in view.conditions) == (Truth.FALSE, False)
+    assert (view.row.generation, view.row.observed_generation) == (generation,) * 2
     said = view.conditions[DECRYPTED]
     place = r"^sn\.yaml:\d+:\d+: .* \(.*\); its last good spec, of [0-9a-f]{12}, stays in force$"
     assert (said.reason, bool(re.search(place, said.message))) == (reason, True), said.message
@@ -168,8 +189,11 @@ async def mended(stage: Stage, running: Running, generation: int) -> None:
     """The new password takes over, with a new generation."""
     await until_in_force(running, generation + 1)
     watch = Watch(stage)
-    view = await synced(running)
-    assert (watch.passwords, view.ready.truth, view.health) == ({OTHER}, Truth.TRUE, Health.HEALTHY)
+    await synced(running)
+    assert watch.passwords == {OTHER}
+    view = await running.until_view(
+        "sn", "is mended", lambda v: v.ready.truth is Truth.TRUE and v.health is Health.HEALTHY
+    )
     assert view.conditions[DECRYPTED].truth is Truth.TRUE
     assert await running.read(journal.findings) == []
 

@@ -43,7 +43,7 @@ class Deployed:
         (job,) = config["scrape_configs"]
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": [self._site.address(name) for name in names]}]
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["global"] = {"scrape_interval": "2s", "evaluation_interval": "1s"}  # a scrape may take as long
         config["rule_files"] = [str(COMPOSE / name) for name in config["rule_files"]]
         return config
 

@@ -34,7 +34,7 @@ class Forge:
 
     def __exit__(self, *exc: object) -> None:
         self.kill()
-        self._process.communicate(timeout=20)
+        self._process.communicate(timeout=120)
 
     def start(self, argv: Sequence[str], log: Path) -> int:
         """The process id of a new daemon."""

@@ -1,7 +1,6 @@
 """Several daemons as processes on one PostgreSQL database, and what an operator does beside them."""
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -18,11 +17,10 @@ from reconciler.store.database import Tx
 from reconciler.store.errors import StoreError
 from reconciler.store.location import open_readonly
 from tests.e2e.stage import ENV, PATIENCE, Stage
-from tests.e2e.town import ROOT
+from tests.e2e.town import LISTENING, ROOT
 
 T = TypeVar("T")
 KEY = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
-_LISTENING = re.compile(r'listening"?[=:] ?"?(?:\x1b\[[0-9;]*m)*(http://)?(?P<address>[0-9.]+:\d+)')
 
 
 class Site:
@@ -40,11 +38,12 @@ class Site:
         }
         self._processes = processes
 
-    def start(self, name: str, role: str = "all", *, skew: int = 0) -> "subprocess.Popen[str]":
+    def start(self, name: str, role: str = "all", *, skew: int = 0, **settings: str) -> "subprocess.Popen[str]":
         """A daemon with a state directory of its own, listening on a port of its own."""
         own = ("--state-dir", str(self.stage.root / name), "--role", role, "--listen", "127.0.0.1:0")
+        words = self.stage.words(**settings)
         program = ("tests.e2e.skewed", str(skew)) if skew else ("reconciler",)
-        return self.launch(name, (*program, *self.stage.words(), *own), self.env)
+        return self.launch(name, (*program, *words, *own), self.env)
 
     def launch(self, name: str, words: Sequence[str], env: Mapping[str, str]) -> "subprocess.Popen[str]":
         """A Python module as a process, ended with the test."""
@@ -65,7 +64,7 @@ class Site:
 
     def address(self, name: str) -> str:
         """Where that daemon listens."""
-        found = self.until(f"{name}: listening", lambda: _LISTENING.search(self.log(name).read_text()))
+        found = self.until(f"{name}: listening", lambda: LISTENING.search(self.log(name).read_text()))
         assert found is not None
         return found["address"]
 
@@ -122,4 +121,7 @@ class Site:
 def end_process(process: "subprocess.Popen[str]") -> None:
     if process.poll() is None:
         process.terminate()
-        process.wait(PATIENCE)
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()

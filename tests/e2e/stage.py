@@ -5,13 +5,17 @@ Everything is real (Git, HTTP, SQLite, the job engine); only the place is small.
 
 import asyncio
 import json
+import os
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import yaml
 
 from reconciler.app.daemon import Daemon
@@ -21,6 +25,7 @@ from reconciler.model.clock import Clock, SystemClock
 from reconciler.model.condition import violations
 from reconciler.model.event import DeliveryStatus
 from reconciler.model.ids import Ref
+from reconciler.sdk.testing.simulator import Call, Reply, Simulator
 from reconciler.settings import Settings, load_settings
 from reconciler.store import deliveries
 from reconciler.store.database import Tx
@@ -43,7 +48,7 @@ ENV = {
     "ITOPS_MAIL": MAIL_CANARY,
 }
 PUBLIC_URL = "https://reconciler.example.org"
-PATIENCE = 60.0  # what fails after it has failed; nothing waits for it
+PATIENCE = 180.0  # what fails after it has failed; nothing waits for it
 
 
 class HurriedClock(SystemClock):
@@ -58,6 +63,24 @@ def git(folder: Path, *words: str) -> str:
     identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main")
     done = subprocess.run(("git", *identity, *words), cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+@contextmanager
+def held_back(simulator: Simulator, path: str) -> Iterator[Callable[[], None]]:
+    """Requests of that path are answered only after what is given was called, or at the end."""
+    told, answer = threading.Event(), simulator._answer_or_wait
+
+    async def later(call: Call) -> Reply:
+        while call.url_path == path and not told.is_set():  # noqa: ASYNC110 whoever tells is another thread
+            await asyncio.sleep(0.02)
+        return await answer(call)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulator, "_answer_or_wait", later)
+        try:
+            yield told.set
+        finally:
+            told.set()
 
 
 class Stage:
@@ -85,6 +108,11 @@ class Stage:
             "spec": spec,
         }
         path.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def workspace(self, name: str, **spec: Any) -> None:
+        """Write the manifest of a workspace."""
+        document = {"apiVersion": "reconciler.dev/v1", "kind": "Workspace", "metadata": {"name": name}, "spec": spec}
+        (self.repo / f"workspace-{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
     def servicenow_spec(self, **more: Any) -> dict[str, Any]:
         return {
@@ -172,10 +200,17 @@ class Stage:
         source = {"state_dir": self.state, "source.url": str(self.repo), "source.ref": "main"}
         return load_settings({}, flags=self._values() | source | more)
 
+    def kept(self) -> Mapping[Path, bytes]:
+        """Every file of the state directory. Not by rglob, which fails where git's temporary folders go while it walks."""
+        files = [Path(folder, name) for folder, _, names in os.walk(self.state) for name in names]
+        return {file: _content(file) for file in files}
+
     def words(self, *flags: str, **more: Any) -> list[str]:
         """The command line of a daemon process with the same settings."""
-        file = self.root / "settings.yaml"
-        file.write_text(json.dumps(self._values() | more))
+        text = json.dumps(self._values() | more)
+        file = self.root / f"settings-{sha256(text.encode()).hexdigest()[:8]}.yaml"
+        if not file.exists():  # whoever was started a moment ago may be reading it
+            file.write_text(text)
         place = ("--repo", str(self.repo), "--ref", "main", "--state-dir", str(self.state))
         return ["run", "--config", str(file), *place, *flags]
 
@@ -190,6 +225,14 @@ class Stage:
             yield Running(daemon)
         finally:
             await daemon.stop()
+
+
+def _content(file: Path) -> bytes:
+    """Nothing where it is gone again: temporary files are."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 def _apply(stage: Stage, *words: str) -> int:
-    return main(["apply", *stage.words()[1:], "--timeout", "60s", *words])
+    return main(["apply", *stage.words()[1:], "--timeout", "3m", *words])
 
 
 def _plan(stage: Stage) -> int:
@@ -69,7 +69,7 @@ def test_wrong_credential_fails_and_names_it(
 def test_unreachable_remote_ends_with_the_timeout(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.manifest("sn", **stage.servicenow_spec(config={"instance_url": "http://127.0.0.1:9"}))
     stage.commit()
-    assert _apply(stage, "--timeout", "8s") == 1  # reading the sources has to fit in, on a busy machine, too
+    assert _apply(stage, "--timeout", "15s") == 1  # reading the sources has to fit in, on a busy machine, too
     assert "reconciler: not everything was done in time\n" in capsys.readouterr().err
 
 

@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,19 @@ def test_reconcile_waits_for_one_and_for_all(here: Town, capsys: pytest.CaptureF
     row = next(r for r in here.read(integrations.every) if r.name == "sn")
     assert (row.display_name, row.observed_generation) == ("Desk", row.generation)
     assert row.generation > 1
+
+
+class Ahead(datetime):
+    """The clock of a machine that is an hour ahead of the daemon's."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + timedelta(hours=1)
+
+
+def test_reconcile_waits_by_the_daemons_clock(here: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.cli.reconcile.datetime", Ahead)
+    assert here.run("reconcile", "--wait", "--timeout", "2m") == 0
 
 
 def test_reconcile_says_what_is_stalled(here: Town, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,21 +1,22 @@
 """`reconciler sync` against a running daemon: ordered, waited for, refused, interrupted, cancelled."""
 
-import asyncio
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from reconciler.sdk.testing.faults import slow, status
-from reconciler.sdk.testing.simulator import Call, Reply
 from reconciler.store import runs
 from reconciler.store.runs import Run
-from tests.e2e.stage import PATIENCE
+from tests.e2e.stage import PATIENCE, held_back
 from tests.e2e.town import Town, beside, town
+
+TABLE = "/api/now/table/incident"
+NEVER = 3600.0  # no test waits for it: what is so slow is cancelled, or cut off with its daemon
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_order_alone_prints_the_run(here: Town, capsys: pytest.CaptureFixture[st
 def test_wait_shows_lines_and_the_result(here: Town) -> None:
     here.stage.servicenow.put("incident", {"short_description": "New", "priority": "4"})
     words = ("--scope", "full", "--entities", "incidents,incidents")
-    with _held_back(here, "/api/now/table/incident") as release, _waiting(here, "sn", *words) as waiting:
+    with held_back(here.stage.servicenow, TABLE) as release, _waiting(here, "sn", *words) as waiting:
         run_id = waiting.readline().strip()
         assert run_id.startswith("run_")
         assert any(line.startswith("fetch: 0 of about 121 records") for line in waiting)
@@ -97,10 +98,11 @@ def test_what_is_wrong_is_said_before_anything_is_ordered(
 
 
 def test_ctrl_c_leaves_the_run_going_and_cancel_ends_it(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
-    here.stage.servicenow.faults.add(slow(30), path="/api/now/table/incident")
+    here.stage.servicenow.faults.add(slow(NEVER), path=TABLE)
     with beside("sync", "sn", "--scope", "full", "--wait", *here.state_words) as (waiting, said):
         run_id = said.readline().strip()
         said.readline()  # the first progress line: it is watching now
+        here.until("it runs", lambda: _found(here, run_id).state == "running")
         waiting.send_signal(signal.SIGINT)
         _, error = waiting.communicate(timeout=PATIENCE)
     assert waiting.returncode == 130
@@ -119,7 +121,7 @@ def test_ctrl_c_leaves_the_run_going_and_cancel_ends_it(here: Town, capsys: pyte
 
 
 def test_wait_says_which_run_goes_first(here: Town) -> None:
-    here.stage.servicenow.faults.add(slow(30), path="/api/now/table/incident")
+    here.stage.servicenow.faults.add(slow(NEVER), path=TABLE)
     assert here.run("sync", "sn", "--scope", "full") == 0
     first = here.until("it runs", lambda: [r for r in here.read(runs.every_running).values() if r.scope == "full"])[0]
     with _waiting(here, "sn") as waiting:
@@ -194,19 +196,19 @@ def test_what_needs_somebody_is_refused_with_what_to_do(here: Town, capsys: pyte
 def test_wait_says_that_the_remote_asks_for_a_pause(tmp_path: Path) -> None:
     """In a town of its own: the pause holds for whatever else goes to that host."""
     with town(tmp_path) as here:
-        here.stage.servicenow.faults.add(status(429, retry_after="40"), path="/api/now/table/incident", times=1)
+        here.stage.servicenow.faults.add(status(429, retry_after="40"), path=TABLE, times=1)
         with _waiting(here, "sn") as waiting:
             run_id = waiting.readline().strip()
             said = (line for line in waiting if line.startswith("waiting: RateLimited: "))
             assert next(line for line in said if "; goes on at 20" in line)  # once the job has its new time
             assert here.run("sync", "cancel", run_id) == 0
-            assert waiting.read().startswith(f"{run_id} cancelled: ")
+            assert waiting.read().splitlines()[-1].startswith(f"{run_id} cancelled: ")
 
 
 def test_a_daemon_that_stops_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a town of its own: nobody answers afterwards."""
     with town(tmp_path) as here:
-        here.stage.slack.faults.add(slow(30), path="/api/users.list")
+        here.stage.slack.faults.add(slow(NEVER), path="/api/users.list")
         with beside("sync", "chat", "--wait", *here.state_words) as (waiting, said):
             run_id = said.readline().strip()
             here.process.kill()
@@ -221,27 +223,23 @@ def test_a_daemon_that_stops_is_noticed(tmp_path: Path, capsys: pytest.CaptureFi
         )
 
 
+def test_keys_alone_find_what_is_deleted_and_what_is_missing(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = here.stage.servicenow.tables["incident"]
+    here.stage.servicenow.delete("incident", next(iter(rows)))
+    long_ago = here.stage.servicenow.now() - timedelta(days=900)
+    here.stage.servicenow.put("incident", {"short_description": "Imported"}, long_ago)
+    assert here.run("sync", "sn", "--scope", "keys", "--wait") == 0
+    run_id, *_, result, advice = capsys.readouterr().out.splitlines()
+    assert result == f"{run_id} success: {len(rows)} keys listed, 1 deleted, 1 missing here"
+    assert advice.endswith("reconciler sync sn --scope full")
+    assert here.run("status", "it-ops/sn") == 0
+    assert f"-1 of {len(rows)} keys ?1" in capsys.readouterr().out
+    assert here.run("sync", "chat", "--scope", "keys") == 1
+    assert "slack lists no keys alone of" in capsys.readouterr().err
+
+
 @contextmanager
 def _waiting(here: Town, name: str, *words: str) -> "Iterator[IO[str]]":
     """What `sync NAME --wait` says, in a process of its own."""
     with beside("sync", name, *words, "--wait", *here.state_words) as (_, said):
         yield said
-
-
-@contextmanager
-def _held_back(here: Town, path: str) -> "Iterator[Callable[[], None]]":
-    """ServiceNow answers requests of that path only after what is given was called."""
-    simulator, told = here.stage.servicenow, threading.Event()
-    answer = simulator._answer_or_wait
-
-    async def later(call: Call) -> Reply:
-        if call.url_path == path:
-            await asyncio.to_thread(told.wait, PATIENCE)
-        return await answer(call)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulator, "_answer_or_wait", later)
-        try:
-            yield told.set
-        finally:
-            told.set()

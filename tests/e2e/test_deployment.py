@@ -15,6 +15,7 @@ from tests.e2e.stage import CANARY, PATIENCE, SLACK_CANARY, Stage
 from tests.servers.postgres import PostgresServer
 from tests.servers.prometheus import Prometheus
 
+pytestmark = pytest.mark.timeout(900)  # several processes start and end
 NAMES = ("controller", "standby", "worker-1", "worker-2")
 
 
@@ -34,7 +35,6 @@ def on(url: Secret, root: Path) -> Iterator[Site]:
         yield Site(stage, url, processes)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.needs("initdb", "prometheus")
 def test_one_is_killed_and_prometheus_sees_it(tmp_path: Path, postgres_url: Secret) -> None:
     with on(postgres_url, tmp_path) as site:

@@ -60,7 +60,7 @@ def emptied(database: Path, *tables: str) -> int:
 
 async def interrupted(stage: Stage) -> None:
     """A daemon that was stopped in the middle of its first sync."""
-    fault = stage.servicenow.faults.add(slow(0.2), path="/api/now/table/incident", first=3)
+    fault = stage.servicenow.faults.add(slow(1.0), path="/api/now/table/incident", first=3)
     async with stage.daemon(stop_timeout="0s") as running:
         await midway(running)
     stage.servicenow.faults.clear()
@@ -84,7 +84,7 @@ async def test_engine_rows_lost_while_stopped(stage: Stage, is_removed: bool) ->
 
 
 async def test_engine_rows_lost_while_running(stage: Stage) -> None:
-    stage.servicenow.faults.add(slow(0.1), path="/api/now/table/incident", first=3, times=4)
+    stage.servicenow.faults.add(slow(0.4), path="/api/now/table/incident", first=3, times=4)
     async with stage.daemon() as running:
         await midway(running)
         assert emptied(stage.state / "jobs.db") > 0

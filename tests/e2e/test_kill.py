@@ -22,6 +22,7 @@ import pytest
 
 from reconciler.control.view import IntegrationView, overview
 from reconciler.model.clock import SystemClock
+from reconciler.model.condition import Truth
 from reconciler.model.event import DeliveryStatus
 from reconciler.sdk.testing.simulator import Call, Reply, Simulator
 from reconciler.store import dataset, deliveries, runs
@@ -29,12 +30,12 @@ from reconciler.store.database import Tx
 from reconciler.store.location import open_readonly
 from simulators.email import MailServer, Received
 from tests.e2e.forge import Forge
-from tests.e2e.stage import ENV, HOOK_CANARY, PUBLIC_URL, Stage
+from tests.e2e.stage import ENV, HOOK_CANARY, PATIENCE, PUBLIC_URL, Stage
 
 RUNS = 54
 OLD = 70
-LONGEST_START = 60.0
-LONGEST_LIFE = 8.0
+LONGEST_START = 180.0
+LONGEST_LIFE = 12.0
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_kill_at_many_points_loses_and_doubles_nothing(world: World) -> None:
     for number in range(RUNS):
         world.happen(number)
@@ -267,20 +268,20 @@ def test_kill_at_many_points_loses_and_doubles_nothing(world: World) -> None:
     _check_webhooks(world)
     _check_store(world)
     aimed = sum(count for aim, count in world.executioner.struck.items() if not aim.startswith("time"))
-    assert aimed >= RUNS * 2 // 3, world.executioner.struck
+    assert aimed >= RUNS // 2, world.executioner.struck
 
 
 def _settle(world: World) -> None:
     """One more life, a quiet one, until nothing is left to do; it ends on SIGTERM with 0."""
     said, interrupted = world.log.stat().st_size, _open_runs(world)
     daemon = world.forge.plain(world.words, world.log)
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while world.log.stat().st_size == said or interrupted & _open_runs(world) or not _is_settled(world):
         assert daemon.poll() is None, world.log.read_text()[-3000:]
         assert time.monotonic() < end, world.log.read_text()[-3000:]
         time.sleep(0.1)
     daemon.send_signal(signal.SIGTERM)
-    assert daemon.wait(90) == 0
+    assert daemon.wait(PATIENCE) == 0
 
 
 def _open_runs(world: World) -> set[int]:
@@ -293,7 +294,8 @@ def _is_settled(world: World) -> bool:
     issues = {str(i["id"]) for i in world.stage.github.repos["acme/app"].issues.values()}
     is_done = not world.read(deliveries.unfinished) and not world.read(deliveries.unrouted)
     made = len(issues) == sum(1 for r in world.stage.servicenow.tables["incident"].values() if r["correlation_id"])
-    return is_read and is_done and made and world.read(lambda tx: _keys(tx, rows["gh"].row.id)) == issues
+    are_up = all(v.ready.truth is Truth.TRUE and v.row.observed_generation == v.row.generation for v in rows.values())
+    return are_up and is_read and is_done and made and world.read(lambda tx: _keys(tx, rows["gh"].row.id)) == issues
 
 
 def _keys(tx: Tx, integration_id: int) -> set[str]:

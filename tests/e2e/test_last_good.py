@@ -29,6 +29,7 @@ from tests.e2e.broken import (
     synced,
     tampered,
     truncated,
+    until_ready,
     until_said,
     with_file_for_others,
     with_variable_not_set,
@@ -86,7 +87,7 @@ async def test_after_a_restart_the_last_good_secret_is_read_from_git_again(
     for _ in range(2):
         async with stage.daemon(env=keys.env) as running:
             await works_on(stage, running, 1, reason)
-    assert not [p for p in stage.state.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
+    assert not [p for p, content in stage.kept().items() if CANARY.encode() in content]
     async with stage.daemon(env=keys.env) as running:
         stage.servicenow.users["recon"] = OTHER
         good(stage, keys, OTHER)
@@ -154,7 +155,8 @@ async def test_another_bad_one_and_back_to_the_old_one_raise_no_generation(stage
         (stage.repo / "sn.yaml").write_text(good)
         stage.commit("back")
         view = await until_said(running, Truth.TRUE)
-        assert (view.row.generation, (await synced(running)).ready.truth) == (1, Truth.TRUE)
+        await synced(running)
+        assert (view.row.generation, (await until_ready(running)).row.generation) == (1, 1)
 
 
 async def test_the_log_of_the_integration_tells_both_turns_once(stage: Stage, keys: Keys) -> None:
@@ -168,11 +170,16 @@ async def test_the_log_of_the_integration_tells_both_turns_once(stage: Stage, ke
         stage.commit("mended")
         await mended(stage, running, 1)
         row = (await running.view("sn")).row
-        lines = await running.read(lambda tx: journal.logs(tx, row.id))
-        assert [x.detail["reason"] for x in lines if "secrets" in x.message or "last good" in x.message] == [
-            "KeyMissing",
-            "Succeeded",
-        ]
+
+        async def turns() -> list[str]:
+            lines = await running.read(lambda tx: journal.logs(tx, row.id))
+            return [x.detail["reason"] for x in lines if "secrets" in x.message or "last good" in x.message]
+
+        async def is_told() -> bool:
+            return "Succeeded" in await turns()
+
+        await running.until("both turns are in the log", is_told)
+        assert await turns() == ["KeyMissing", "Succeeded"]
 
 
 async def test_a_file_that_cannot_be_parsed_is_planned_as_no_removal(stage: Stage, keys: Keys) -> None:
@@ -194,7 +201,11 @@ async def test_plan_and_status_say_why(stage: Stage, keys: Keys, capsys: pytest.
     stage.commit("bad")
     async with stage.daemon(env=keys.env) as running:
         await until_said(running, Truth.FALSE)
-        assert "as far as it can be read" in running.leading.plan_summary
+
+        async def is_planned() -> bool:
+            return "as far as it can be read" in running.leading.plan_summary
+
+        await running.until("that is planned", is_planned)
         capsys.readouterr()
         assert main(["status", "sn", "--state-dir", str(stage.state)]) == 0
         shown = capsys.readouterr().out

@@ -48,6 +48,7 @@ async def test_incident_reaches_slack_once_and_first_sync_is_silent(stage: Stage
 async def test_plan_and_work_are_counted(stage: Stage) -> None:
     async with stage.daemon() as running:
         await running.until_synced("sn", "chat")
+        await running.leading.taken.wait()
         found = running.daemon.metrics.render().decode()
     assert 'reconciler_plan_changes{action="connect"} 2.0\n' in found
     assert float(re.findall(r'^reconciler_queue_adds_total{queue="work"} (.*)$', found, re.MULTILINE)[0]) >= 4

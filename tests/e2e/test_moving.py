@@ -19,7 +19,7 @@ from tests.e2e.site import Site, end_process
 from tests.e2e.stage import ENV, PATIENCE
 from tests.e2e.town import ROOT, Town, start, town
 
-pytestmark = [pytest.mark.needs("initdb"), pytest.mark.timeout(300)]  # several processes start and end
+pytestmark = [pytest.mark.needs("initdb"), pytest.mark.timeout(900)]  # several processes start and end
 PASSWORD = "canary-4b1d-database-password"
 
 

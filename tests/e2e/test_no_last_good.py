@@ -21,10 +21,12 @@ from tests.e2e.broken import (
     for_others,
     mended,
     planned,
+    put,
     sealed,
     staged,
     synced,
     until_in_force,
+    until_ready,
     until_said,
     works_on,
     write,
@@ -72,8 +74,9 @@ async def test_a_key_that_is_gone_prunes_nothing_and_is_taken_when_it_is_back(st
         assert (planned(stage), view.row.failed_syncs) == (set(), 0)
         (stage.root / "away").rename(key_file)
         await until_said(running, Truth.TRUE)
-        view = await synced(running)
-        assert (view.row.generation, view.ready.truth, STALLED in view.conditions) == (1, Truth.TRUE, False)
+        await synced(running)
+        view = await until_ready(running)
+        assert (view.row.generation, STALLED in view.conditions) == (1, False)
 
 
 async def test_without_the_key_a_bad_commit_disconnects_nothing_either(stage: Stage, keys: Keys) -> None:
@@ -99,8 +102,8 @@ async def test_a_variable_that_is_gone_disconnects_nothing(stage: Stage, keys: K
         assert "ITOPS_SN is not set (set it for the daemon)" in view.conditions[DECRYPTED].message
     async with stage.daemon(env=keys.env) as running:
         await until_said(running, Truth.TRUE)
-        view = await synced(running)
-        assert (view.row.generation, view.ready.truth) == (1, Truth.TRUE)
+        await synced(running)
+        assert (await until_ready(running)).row.generation == 1
 
 
 async def test_a_file_that_goes_away_under_the_daemon_is_told_and_its_new_content_taken(
@@ -120,7 +123,7 @@ async def test_a_file_that_goes_away_under_the_daemon_is_told_and_its_new_conten
         view = await until_said(running, Truth.FALSE, Reason.SECRET_MISSING)
         assert (watch.passwords, view.status in UP, view.row.generation) == ({CANARY}, True, 1)
         stage.servicenow.users["recon"] = OTHER
-        (folder / "sn").write_text(OTHER)
+        put(folder / "sn", OTHER)
         await mended(stage, running, 1)
 
 
@@ -195,7 +198,8 @@ async def test_a_folder_keeps_the_last_good_spec_while_the_daemon_lives(stage: S
         sealed(stage, keys, OTHER)
         view = await until_said(running, Truth.TRUE)
         await until_in_force(running, view.row.generation)
-        assert (await synced(running)).ready.truth is Truth.TRUE
+        await synced(running)
+        await until_ready(running)
 
 
 async def test_a_broken_manifest_in_a_working_tree_reads_its_secrets_from_the_commit(stage: Stage, keys: Keys) -> None:
@@ -217,8 +221,10 @@ async def test_a_broken_manifest_in_a_working_tree_reads_its_secrets_from_the_co
 
         await running.until("the manifest is held", held)
         stage.servicenow.users["renamed"] = stage.servicenow.users.pop("recon")
-        (folder / "user").write_text("renamed")
+        put(folder / "user", "renamed")
         await running.order("reconcile", "sn")
-        view = await synced(running)
-        assert (view.status in UP, view.row.identity) == (True, "renamed")
+        await synced(running)
+        view = await running.until_view(
+            "sn", "works under its new name", lambda v: v.status in UP and v.row.identity == "renamed"
+        )
         assert view.conditions[DECRYPTED].truth is Truth.TRUE

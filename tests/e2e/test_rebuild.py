@@ -191,7 +191,11 @@ async def test_what_cannot_be_removed_any_more_is_named(stage: Stage) -> None:
     async with stage.daemon(public_url=PUBLIC_URL) as running:
         await running.until_gone("gh")
         gh = (await running.read(lambda tx: row_of(tx, "gh")))["id"]
-        said = await running.read(lambda tx: journal.logs(tx, gh, level="error"))
-        (left,) = [line.detail["left"] for line in said if "left" in line.detail]
-        assert "acme/app/hooks/" in str(left)
+
+        async def told() -> list[str]:
+            said = await running.read(lambda tx: journal.logs(tx, gh, level="error"))
+            return [str(line.detail["left"]) for line in said if "left" in line.detail]
+
+        (left,) = await running.until("what is left is told", told)
+        assert "acme/app/hooks/" in left
     assert len(hooks(stage)) == 1

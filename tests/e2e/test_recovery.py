@@ -18,7 +18,7 @@ from tests.e2e.stage import ENV, PATIENCE, PUBLIC_URL, Stage
 from tests.e2e.town import ROOT, _synced, start
 
 PAGE = ROOT / "docs" / "recovery.md"
-pytestmark = pytest.mark.timeout(300)  # daemons start and end
+pytestmark = pytest.mark.timeout(900)  # daemons start and end
 
 
 def commands(section: str) -> list[str]:

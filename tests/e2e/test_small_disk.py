@@ -16,12 +16,11 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT
-from tests.e2e.stage import ENV, Stage
+from tests.e2e.stage import ENV, PATIENCE, Stage
 from tests.servers.small_disk import SmallDisk, fill, small_disk
 
 RECORDS = 4000
 ROOM = 6 << 20  # enough to begin, not for so many records of 2 kB
-PATIENCE = 60.0
 FULL = "no room left to write"
 
 
@@ -77,7 +76,7 @@ class House:
         """None where nobody answers; the daemon says in its log on which port it does."""
         listening = re.search(r"\blistening=(\S+)", self.log.read_text())
         try:
-            return httpx.get(f"http://{listening[1]}{path}", timeout=10, trust_env=False) if listening else None
+            return httpx.get(f"http://{listening[1]}{path}", timeout=PATIENCE, trust_env=False) if listening else None
         except httpx.TransportError:
             return None
 
@@ -120,7 +119,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_full_disk_is_said_survived_and_over_once_there_is_room(house: House, tmp_path: Path) -> None:
     first, second = tmp_path / "first.log", tmp_path / "second.log"
     fill(house.disk.filler)

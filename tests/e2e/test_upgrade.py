@@ -10,7 +10,7 @@ from tests.e2e.site import Site
 from tests.e2e.stage import PATIENCE
 from tests.e2e.town import ROOT
 
-pytestmark = [pytest.mark.needs("initdb"), pytest.mark.timeout(300)]  # several processes start and end
+pytestmark = [pytest.mark.needs("initdb"), pytest.mark.timeout(900)]  # several processes start and end
 LATEST = migrations()[-1].number
 
 

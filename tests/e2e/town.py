@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from reconciler.store.migrations import check_version
 from tests.e2e.stage import ENV, PATIENCE, Stage
 
 ROOT = Path(__file__).parents[2]
+LISTENING = re.compile(r'listening"?[=:] ?"?(?:\x1b\[[0-9;]*m)*(http://)?(?P<address>[0-9.]+:\d+)')
 T = TypeVar("T")
 
 
@@ -36,6 +38,13 @@ class Town:
     @property
     def state_words(self) -> list[str]:
         return ["--state-dir", str(self.stage.state)]
+
+    @property
+    def address(self) -> str:
+        """Of the API; the daemon tells it once it is up, which may be after its first sync."""
+        found = self.until("it listens", lambda: LISTENING.search((self.stage.root / "daemon.log").read_text()))
+        assert found is not None
+        return f"http://{found['address']}"
 
     def run(self, *words: str) -> int:
         """The exit code of a command over this daemon's store."""
@@ -57,6 +66,7 @@ class Town:
     def frozen(self) -> Iterator[None]:
         """Whatever changes meanwhile, the daemon did not do it."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)  # it does not stop in the moment it is told to
         try:
             yield
         finally:
@@ -96,7 +106,7 @@ def town(root: Path) -> Iterator[Town]:
         stage.manifest("chat", **stage.slack_spec())
         stage.commit()
         with (root / "daemon.log").open("w") as log:
-            process = start(*stage.words(), stdout=log, stderr=subprocess.STDOUT)
+            process = start(*stage.words("--listen", "127.0.0.1:0"), stdout=log, stderr=subprocess.STDOUT)
             try:
                 made = Town(stage, process)
                 made.until("both synced", lambda: made.is_synced("sn", "chat"))

@@ -178,7 +178,7 @@ class GitHttps:
         given = request.headers.get("Authorization", "")
         self.seen.append((request.path, given))
         self.arrived.set()
-        self.gate.wait(30)
+        self.gate.wait(120)
         if self.status or (self.expected and given != self.expected):
             status, content = self.status or 401, b"no\n"
             if status in (401, 403):  # a careless server that repeats what it was given
@@ -254,7 +254,7 @@ def ssh_server(sshd: str, folder: Path) -> Iterator[Sshd]:
         yield Sshd(port, folder / "user", known, getpass.getuser())
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def _listening(sshd: str, folder: Path) -> tuple["subprocess.Popen[str]", int]:
@@ -270,7 +270,7 @@ def _listening(sshd: str, folder: Path) -> tuple["subprocess.Popen[str]", int]:
             said.append(line)
             if "Server listening" in line:
                 return process, port
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     raise AssertionError(f"sshd did not start: {''.join(said)}")
 
 

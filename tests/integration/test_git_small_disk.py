@@ -35,7 +35,7 @@ def test_a_full_disk_is_said_and_room_is_all_it_takes(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with small_disk(folder, "1m") as disk:
         done = subprocess.run(
-            disk.command(*worker), env=environment, capture_output=True, text=True, check=False, timeout=60
+            disk.command(*worker), env=environment, capture_output=True, text=True, check=False, timeout=180
         )
     assert not done.returncode, done.stderr
     said = {step["step"]: step for step in map(json.loads, done.stdout.splitlines())}

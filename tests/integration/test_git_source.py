@@ -416,7 +416,7 @@ async def test_a_deadline_ends_a_fetch(make: Make, tmp_path: Path, monkeypatch: 
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
     with pytest.raises(SourceError) as caught:
-        await make(timeout=timedelta(seconds=1)).fetch()
+        await make(timeout=timedelta(seconds=3)).fetch()  # within which the program has begun
     assert (caught.value.fault, caught.value.reason) == (Fault.TIMEOUT, Reason.TIMED_OUT)
     await _until(lambda: not _is_alive(pid.read_text().strip()))
 

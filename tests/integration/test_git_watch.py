@@ -29,7 +29,7 @@ def repo(tmp_path: Path) -> Repo:
 
 
 async def soon(stream: AsyncGenerator[Told, None]) -> Told:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         return await stream.__anext__()
 
 

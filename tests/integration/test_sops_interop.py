@@ -49,7 +49,7 @@ def sops_age() -> Opens:
                 "--prefix",
                 str(fresh),
             ]
-            installed = subprocess.run([*command, f"sops-age@{VERSION}"], capture_output=True, check=False, timeout=90)
+            installed = subprocess.run([*command, f"sops-age@{VERSION}"], capture_output=True, check=False, timeout=240)
             if installed.returncode and not os.environ.get("CI"):
                 pytest.skip("npm cannot install sops-age: is its registry reachable?")
             installed.check_returncode()
@@ -62,7 +62,7 @@ def sops_age() -> Opens:
 
     def opened(content: bytes, fmt: str, key: str) -> Any:
         command = ["node", str(folder / "open.mjs"), fmt, key]
-        done = subprocess.run(command, input=content, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(command, input=content, capture_output=True, check=False, timeout=180)
         if done.returncode:
             raise ValueError(done.stderr.decode()[-500:])
         return json.loads(done.stdout)

@@ -31,7 +31,7 @@ PORT = 8750
 def call(program: str, *words: str | Path) -> str:
     found = find_program(program)
     assert found is not None
-    done = subprocess.run([found, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([found, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -168,7 +168,7 @@ def test_prometheus_understands_its_files() -> None:
 def test_nothing_is_rendered_without_secrets() -> None:
     assert not (KUBERNETES / "secrets").exists(), "yours, for trying? This test needs them elsewhere"
     line = [str(find_program("kubectl")), "kustomize", str(KUBERNETES)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode != 0
     assert "secrets/database-url" in done.stderr
 

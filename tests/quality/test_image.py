@@ -129,5 +129,5 @@ def test_the_health_check_asks_the_daemon(port: int, status: int, code: int, mon
     assert python == "python"
     for listen, expected in ((f"0.0.0.0:{port}", code), ("0.0.0.0:9", 1)):
         environment = {**os.environ, "RECONCILER_LISTEN": listen}
-        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, check=False, timeout=30)
+        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, check=False, timeout=120)
         assert done.returncode == expected

@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import find_program
 
 _LISTENING = re.compile(r'msg="Listening on" address=(?P<address>[0-9.]+:\d+)')
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 
 
 class Prometheus:

@@ -66,6 +66,17 @@ def test_an_old_release_works_on_beside_one_that_adds(backend: Backend, old: Ses
         assert new.run(lambda tx: tx.value("SELECT mood FROM run WHERE public_id = :i", i=first), "read") == ""
 
 
+def test_an_older_release_takes_a_listing_of_keys_for_a_full_run(backend: Backend, old: Session) -> None:
+    """It does not know the word, and a full run finds the same: its own `Scope` must be able to read the row."""
+
+    def ask(tx: Tx) -> tuple[str, Scope]:
+        integration_id = integrations.want(tx, [DesiredChange(desired("desk"), "")], AT)[desired("desk").ref]
+        run = runs.create(tx, NewRun(integration_id, Scope.KEYS, "schedule"), AT)
+        return str(tx.value("SELECT scope FROM run WHERE id = :i", i=run.id)), run.scope
+
+    assert old.run(ask, "write") == ("full", Scope.KEYS)
+
+
 def test_what_takes_away_stops_those_who_do_not_know(backend: Backend, old: Session) -> None:
     with session(backend) as new:
         migrated(new, [*KNOWN, ADDS, TAKES])

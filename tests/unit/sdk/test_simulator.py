@@ -161,7 +161,7 @@ def vendor() -> Any:
 @pytest.fixture
 def client(vendor: Vendor) -> Any:
     headers = {"accept": "application/json", "authorization": "x"}
-    with httpx.Client(base_url=vendor.url, trust_env=False, timeout=30, headers=headers) as made:
+    with httpx.Client(base_url=vendor.url, trust_env=False, timeout=120, headers=headers) as made:
         yield made
 
 
@@ -211,7 +211,10 @@ def test_own_answers_are_judged_and_may_be_excused() -> None:
 
         is_lax = False
 
-    with Described() as sim, httpx.Client(base_url=sim.url, trust_env=False, headers={"authorization": "x"}) as client:
+    with (
+        Described() as sim,
+        httpx.Client(base_url=sim.url, trust_env=False, timeout=120, headers={"authorization": "x"}) as client,
+    ):
         client.get("/api/v2/things/7?limit=1", headers={"x-version": "1"})
         assert sim.violations == ["own answer 200 to GET /things/{id}: body: 'made' is missing"]
         sim.violations.clear()
@@ -256,6 +259,6 @@ def test_over_tls(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     trust = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
-    with Vendor(tls=context) as sim, httpx.Client(verify=trust, trust_env=False) as client:
+    with Vendor(tls=context) as sim, httpx.Client(verify=trust, trust_env=False, timeout=120) as client:
         assert sim.url.startswith("https://")
         assert client.get(f"{sim.url}/open").status_code == 200
