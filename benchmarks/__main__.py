@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME ...] [--quick] [--output FILE]`: run groups of benchmarks, write their rows, print a table.
 
-Without names all groups run. Groups that did not run are kept in the file as they were; each says when it was measured.
+Without names all groups run but those on request.
+Groups that did not run are kept in the file as they were; each says when it was measured.
 `--quick` does little of everything: it shows that the benchmarks work and nothing else.
 """
 
@@ -29,7 +30,11 @@ GROUPS: Mapping[str, str] = {
     "sync": "100,000 records into the store",
     "jobs": "10,000 jobs due at once, with 1, 2 and 4 processes",
 }
-_MODULES = {"validate": "validating", "sync": "syncing", "jobs": "dispatch"}
+ON_REQUEST: Mapping[str, str] = {
+    "peers": "whole syncs beside dlt, singer-sdk and airbyte-cdk; installs them, only when named"
+}
+_ALL = {**GROUPS, **ON_REQUEST}
+_MODULES = {"peers": "beside", "validate": "validating", "sync": "syncing", "jobs": "dispatch"}
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -52,7 +57,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
         bench = Bench(Path(name).resolve(), args.quick)
         # In this order: a child's peak memory is never less than this process had when it started the child.
-        measured = {group: _measure(bench, group) for group in GROUPS if group in (args.names or GROUPS)}
+        measured = {group: _measure(bench, group) for group in _ALL if group in (args.names or GROUPS)}
     lines = [row.cells(each.slowdown) for each in measured.values() for row in each.rows]
     print(f"\n{table(lines)}\n\n{_footer(list(measured.values()))}")
     if args.output:
@@ -61,17 +66,17 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    listed = "\n".join(f"  {name:<9} {what}" for name, what in GROUPS.items())
+    listed = "\n".join(f"  {name:<9} {what}" for name, what in _ALL.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", epilog=f"groups:\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="groups to run (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="groups to run (default: all but peers)")
     parser.add_argument("--quick", action="store_true", help="little of everything; figures mean nothing")
     parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results.json; none when quick)")
     args = parser.parse_args()
     for name in args.names:
-        if name not in GROUPS:
-            parser.error(f"no group {name}: there are {', '.join(GROUPS)}")
+        if name not in _ALL:
+            parser.error(f"no group {name}: there are {', '.join(_ALL)}")
     if args.output is None and not args.quick:
         args.output = RESULTS
     return args
@@ -79,7 +84,7 @@ def _arguments() -> argparse.Namespace:
 
 def _measure(bench: Bench, group: str) -> Measured:
     load = machine.load()
-    print(f"{group}: {GROUPS[group]} (load {load[0]})", file=sys.stderr, flush=True)
+    print(f"{group}: {_ALL[group]} (load {load[0]})", file=sys.stderr, flush=True)
     inner = bench.inside(group)
     slowdown = machine.slowdown(inner)
     measure: Callable[[Bench], Iterator[Row]] = import_module(f"benchmarks.{_MODULES.get(group, group)}").measure
@@ -99,7 +104,7 @@ def _footer(measured: list[Measured]) -> str:
 
 def _write(path: Path, measured: Mapping[str, Measured], *, is_quick: bool) -> None:
     groups = _read(path) | {group: each.as_json() for group, each in measured.items()}
-    ordered = {group: groups[group] for group in GROUPS if group in groups}
+    ordered = {group: groups[group] for group in _ALL if group in groups}
     content = {"is_quick": is_quick, "machine": machine.facts(), "groups": ordered}
     path.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -113,7 +113,7 @@ def _await_quiet(process: "subprocess.Popen[bytes]", store: Path, count: int) ->
         if process.poll() is not None or time.monotonic() > end:
             raise ChildError(f"{done} of {count} integrations are connected and synced; see the daemon's log")
         time.sleep(0.25)
-    time.sleep(2)
+    time.sleep(20)  # connections of the first syncs are closed 15 s after their last use
 
 
 def _synced(store: Path) -> int:

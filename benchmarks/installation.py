@@ -15,12 +15,11 @@ from reconciler.app.book import SourceBook
 from reconciler.control.intake import Intake, Intaken
 from reconciler.desired.policy import TenantPolicy, WorkspaceRule
 from reconciler.desired.resolve import Resolver
-from reconciler.desired.snapshot import FileEntry
 from reconciler.desired.sops.cache import DecryptionCache
 from reconciler.desired.sops.encrypt import Sealing, encrypt
 from reconciler.desired.sops.keys import Keyring, parse_identities
 from reconciler.desired.sops.rules import Rules
-from reconciler.desired.tree import GitSnapshot, Objects
+from reconciler.desired.tree import GitSnapshot, Objects, patched
 from reconciler.desired.validate import Inputs
 from reconciler.model.clock import SystemClock, rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
@@ -53,12 +52,7 @@ class Installation:
 
     def snapshot(self, revision: str, before: GitSnapshot) -> GitSnapshot:
         """A new HEAD, as the source makes it of the last good one: by the difference of two trees."""
-        files: dict[str, FileEntry] = dict(before.files)
-        for path, entry in self.objects.changed(before.revision, revision, "").items():
-            if entry is None:
-                files.pop(path, None)
-            else:
-                files[path] = entry
+        files = patched(before.files, self.objects.changed(before.revision, revision, ""))
         return GitSnapshot(revision, files, "", self.objects)
 
     async def take(self, snapshot: GitSnapshot) -> Intaken:

@@ -1,47 +1,62 @@
-"""A remote that costs its reader as little as possible: prepared JSON pages of about 1 kB a record, over HTTP on loopback.
+"""A remote that costs its reader as little as possible: JSON pages of about 1 kB a record, over HTTP on loopback.
 
-Run as a process of its own, so that its CPU is not counted: `python benchmarks/remote.py COUNT PAGE_SIZE DELAY` prints its
-port. After that delay, in seconds, each answer comes, whatever else is asked meanwhile.
+Run as a process of its own, so that neither its CPU nor its memory is counted: `python benchmarks/remote.py COUNT PAGE_SIZE
+DELAY` prints its port. After that delay, in seconds, each answer comes, whatever else is asked meanwhile. The first pages are
+made beforehand, more than `READY` as they are asked for. The page after the last is empty, and so is what changed lately.
 """
 
 import asyncio
-import json
 import sys
+from collections.abc import Callable
+from functools import lru_cache
 from urllib.parse import parse_qs, urlsplit
 
-_PAD = "x" * 780
+READY = 128
+_NEWEST = "2025-12"
+"""Who asks for changes since then, or later, gets none; no record is newer than its overlap."""
+_RECORD = (
+    b'{"id":"rec-%07d","number":"INC%07d","state":"%b","priority":%d,"updated_at":"2026-01-%02dT%02d:%02d:%02dZ",'
+    b'"assigned_to":{"name":"Person %d","group":"team-%d"},"description":"' + b"x" * 780 + b'"}'
+)
 
 
 def page(number: int, count: int, size: int) -> bytes:
     first = (number - 1) * size
     records = [_record(index) for index in range(first, min(first + size, count))]
-    return json.dumps({"records": records}, separators=(",", ":")).encode()
+    return b'{"records":[%b]}' % b",".join(records)
 
 
-def _record(index: int) -> dict[str, object]:
-    return {
-        "id": f"rec-{index:07d}",
-        "number": f"INC{index:07d}",
-        "state": "open" if index % 3 else "closed",
-        "priority": index % 5,
-        "updated_at": "2026-01-01T00:00:00Z",
-        "assigned_to": {"name": f"Person {index % 100}", "group": f"team-{index % 17}"},
-        "description": _PAD,
-    }
+def _record(index: int) -> bytes:
+    state = b"open" if index % 3 else b"closed"
+    at = (1 + index // 86_400, index // 3_600 % 24, index // 60 % 60, index % 60)
+    return _RECORD % (index, index, state, index % 5, *at, index % 100, index % 17)
+
+
+def prepared(count: int, size: int) -> Callable[[int], bytes]:
+    """The answer to a request for page N; those after the last one are empty."""
+    last = -(-count // size)
+
+    @lru_cache(maxsize=READY)
+    def answer(number: int) -> bytes:
+        body = page(min(number, last + 1), count, size)
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        return head % len(body) + body
+
+    for number in range(1, min(last, READY) + 1):
+        answer(number)
+    return answer
 
 
 async def serve(count: int, size: int, delay: float) -> None:
-    pages = [page(number, count, size) for number in range(1, -(-count // size) + 2)]
-    answers = [
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(p) + p for p in pages
-    ]
+    answers, none = prepared(count, size), prepared(0, size)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await _head(reader):
             if delay:
                 await asyncio.sleep(delay)
             asked = parse_qs(urlsplit(head.split()[1].decode()).query)
-            writer.write(answers[min(int(asked["page"][0]), len(answers)) - 1])
+            is_lately = asked.get("since", [""])[0] >= _NEWEST
+            writer.write(none(1) if is_lately else answers(int(asked["page"][0])))
             await writer.drain()
         writer.close()
 

@@ -2,112 +2,35 @@
 
 The bare loop gets each page, slices it into records, hashes them and upserts (key, hash, payload), one transaction a page:
 no versions, no change log, no checkpoint, no retries, no metrics. Ours is the whole run of a sync job. On PostgreSQL the CPU
-is that of the client; what the server takes shows in the records a second of the notes.
+is that of the client; what the server takes shows in the records a second of the notes. Then what runs take when nothing is
+new, when the remote is slow, and in memory.
 """
 
 import asyncio
+import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from random import Random
-from typing import Any, ClassVar
+from statistics import median
 
 import httpx
 import msgspec
 import psycopg
 
-from benchmarks.installation import installed
 from benchmarks.measure import Bench, Spent, here_async, typical
 from benchmarks.rows import Row
-from reconciler.model.clock import SystemClock, rfc3339
-from reconciler.model.job import Claim, Job
-from reconciler.model.manifest import Integration, Sync
-from reconciler.model.record import LogLevel, Scope
+from benchmarks.synced import Changing, OneByOne, Remote, serving, syncing
+from reconciler.model.record import Scope
 from reconciler.model.secret import Secret
-from reconciler.sdk.auth import Authenticator, bearer
-from reconciler.sdk.contract import AuthClasses, Entity, NoAuth, Settings, SettingsClass
-from reconciler.sdk.live import Live
-from reconciler.sdk.paging import PageNumber
-from reconciler.sdk.rest import RestConnector, RestEntity
-from reconciler.sdk.testing.room import Bench as Room
-from reconciler.store import integrations, runs
-from reconciler.store.database import Database
 from reconciler.store.location import Location
-from reconciler.store.runs import NewRun
-from reconciler.sync.run import Syncer
 from tests.servers.postgres import PostgresServer
-
-_PAGE = 1000
-_CLOCK = SystemClock()
-
-
-class _Config(Settings):
-    url: str
-
-
-class _Remote(RestConnector[_Config, NoAuth]):
-    type = "bench"
-    title = "Benchmark"
-    Config: ClassVar[SettingsClass] = _Config
-    auth_types: ClassVar[AuthClasses] = (NoAuth,)
-    entities: ClassVar[tuple[Entity, ...]] = (
-        RestEntity(name="records", key="id", path="/records", records="records", pager=PageNumber(), page_size=_PAGE),
-    )
-
-    def base_url(self) -> str:
-        return self.config.url
-
-    def authenticator(self) -> Authenticator:
-        return bearer(Secret("benchmark-token"))
-
-    async def probe(self) -> Any:
-        raise NotImplementedError("a sync does not probe")
-
-
-class _OneByOne(_Remote):
-    """The same without pages in flight."""
-
-    entities: ClassVar[tuple[Entity, ...]] = (
-        RestEntity(
-            name="records",
-            key="id",
-            path="/records",
-            records="records",
-            pager=PageNumber(),
-            page_size=_PAGE,
-            in_flight=1,
-        ),
-    )
-
-
-class _Silent:
-    """Implements `Journal`: what a run says is not what is measured."""
-
-    def __call__(self, integration_id: int, level: LogLevel, message: str, /, **detail: Any) -> None:
-        if level in {LogLevel.ERROR, LogLevel.WARN}:
-            raise AssertionError(f"{message} {detail}")
-
-    async def flush(self) -> None:
-        return None
-
-
-class _One:
-    """Implements `Connections` with one integration."""
-
-    def __init__(self, live: Live) -> None:
-        self._live = live
-
-    async def live(self, integration_id: int) -> Live:
-        return self._live
-
-    async def drop(self, integration_id: int) -> None:
-        return None
 
 
 class _Page(msgspec.Struct):
@@ -123,29 +46,96 @@ _PAGES, _KEYS = msgspec.json.Decoder(_Page), msgspec.json.Decoder(_Key)
 
 def measure(bench: Bench) -> Iterator[Row]:
     count, times = bench.size(100_000, 2_000), 2 if bench.is_quick else 3
-    with _remote(bench, count) as url, PostgresServer() as server:
+    yield from _filled(bench, bench.size(1_000_000, 4_000), count)
+    with serving(bench, count) as url, PostgresServer() as server:
         files = asyncio.run(_both(url, [_files(bench, number) for number in range(times)]))
         tables = asyncio.run(_both(url, [_tables(bench, number, server) for number in range(times)]))
+        nothing: dict[str, Location] = {"SQLite": bench.folder / "nothing.db", "PostgreSQL": server.create()}
+        idle = [asyncio.run(_nothing_new(bench, url, where, place)) for where, place in nothing.items()]
     yield from _rows(files, count, "SQLite", "bare GET, slice, hash, upsert")
     yield from _rows(tables, count, "PostgreSQL", "bare GET, slice, hash, upsert of arrays")
+    yield from idle
     yield asyncio.run(_slow(bench, bench.size(60, 5)))
+
+
+def _filled(bench: Bench, count: int, fewer: int) -> Iterator[Row]:
+    """The memory of a process that syncs `count` records, and of one that syncs `fewer`."""
+    (small, most_of_small), (before, most) = (_memory(bench, number) for number in (fewer, count))
+    name = f"sync of {count:,} records, new and unchanged, SQLite"
+    yield Row(
+        name=f"{name}, memory",
+        figure=most - before,
+        unit="MB",
+        compared_with=f"sync of {fewer:,}",
+        compared=most_of_small - small,
+        limit=100,
+        scales=False,
+        note="peak, less what the process held before",
+    )
+    yield Row(
+        name=f"{name}, peak memory of the process",
+        figure=most,
+        unit="MB",
+        compared_with="the process before",
+        compared=before,
+        scales=False,
+    )
+
+
+def _memory(bench: Bench, count: int) -> tuple[float, float]:
+    folder = bench.folder / f"filled-{count}"
+    with serving(bench, count) as url:
+        command = (sys.executable, "-m", "benchmarks.filling", url, str(folder))
+        said = subprocess.run(command, env=bench.env(), check=True, stdout=subprocess.PIPE, text=True).stdout
+    shutil.rmtree(folder)
+    before, most = (int(number) / 1024 for number in said.split())
+    return before, most
+
+
+async def _nothing_new(bench: Bench, url: str, where: str, place: Location) -> Row:
+    """An incremental run that is answered with an empty page, beside the request that it makes."""
+    ours, request = [], []
+    folder, asked = bench.folder / f"nothing-{where}", "/records?page=1&per_page=1000&since=2026-01-01T00:00:00Z"
+    async with (
+        syncing(folder, place, url, Changing) as sync,
+        httpx.AsyncClient(base_url=url, trust_env=False) as client,
+    ):
+        await sync()
+        for _ in range(bench.size(200, 5)):
+            ours.append(await _took(partial(sync, Scope.INCREMENTAL)))
+            request.append(await _took(partial(client.get, asked)))
+    return Row(
+        name=f"incremental sync with nothing new, {where}, less the request",
+        figure=median(ours) - median(request),
+        unit="ms",
+        compared_with="the request",
+        compared=median(request),
+        limit=5,
+    )
+
+
+async def _took(call: Callable[[], Awaitable[object]]) -> float:
+    """Milliseconds."""
+    started = time.perf_counter()
+    await call()
+    return 1000 * (time.perf_counter() - started)
 
 
 async def _slow(bench: Bench, pages: int) -> Row:
     """A remote that takes 50 ms for each page: four pages in flight, and one."""
-    took: dict[type[_Remote], float] = {}
-    with _remote(bench, pages * _PAGE, 0.05) as url:
-        for kind in (_Remote, _OneByOne):
+    took: dict[type[Remote], float] = {}
+    with serving(bench, pages * 1000, 0.05) as url:
+        for kind in (Remote, OneByOne):
             folder = bench.folder / kind.__name__
-            async with _ours(folder, folder / "reconciler.db", url, kind) as sync:
+            async with syncing(folder, folder / "reconciler.db", url, kind) as sync:
                 await sync()
                 took[kind] = (await here_async(sync)).wall
     return Row(
         name=f"sync of {pages} pages at 50 ms each, unchanged, 4 in flight",
-        figure=took[_Remote],
+        figure=took[Remote],
         unit="s",
         compared_with="one page after another",
-        compared=took[_OneByOne],
+        compared=took[OneByOne],
         limit=1 / 3,
         limit_on="ratio",
     )
@@ -188,57 +178,12 @@ async def _both(url: str, rounds: Sequence[_Round]) -> dict[str, tuple[Spent, Sp
     ours: dict[str, list[Spent]] = {"new": [], "unchanged": []}
     bare: dict[str, list[Spent]] = {"new": [], "unchanged": []}
     for each in rounds:
-        async with _ours(each.folder, each.ours, url) as sync:
+        async with syncing(each.folder, each.ours, url) as sync:
             with each.bare as store:
                 for what in ("new", "unchanged"):
                     ours[what].append(await here_async(sync))
                     bare[what].append(await here_async(partial(_bare, url, store)))
     return {what: (typical(ours[what]), typical(bare[what])) for what in ours}
-
-
-@contextmanager
-def _remote(bench: Bench, count: int, delay: float = 0.0) -> Iterator[str]:
-    program = Path(__file__).with_name("remote.py")
-    command = (sys.executable, str(program), str(count), str(_PAGE), str(delay))
-    with subprocess.Popen(command, env=bench.env(), stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()
-
-
-@asynccontextmanager
-async def _ours(
-    folder: Path, place: Location, url: str, kind: type[_Remote] = _Remote
-) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    async with installed(folder, 1, place) as made, Room() as room:
-        state = made.book.state
-        assert state is not None
-        (desired,) = state.integrations.values()
-        (row,) = await made.database.read(integrations.every)
-        connector = room.connector(kind, {"url": url}, {})
-        live = Live(row.id, desired.ref, _all_of_it(desired.manifest), connector, "", "", {}, made.base.revision)
-        syncer = Syncer(made.database, _One(live), _Silent(), _CLOCK, Random(1), lambda: None)
-        yield lambda: _run(made.database, syncer, row.id)
-
-
-def _all_of_it(manifest: Integration) -> Integration:
-    """Every entity, every field as it comes."""
-    spec = manifest.spec.model_copy(update={"sync": Sync()})
-    return manifest.model_copy(update={"spec": spec})
-
-
-async def _run(database: Database, syncer: Syncer, integration_id: int) -> None:
-    at = rfc3339(_CLOCK.now())
-    run = await database.write(lambda tx: runs.create(tx, NewRun(integration_id, Scope.FULL, "schedule"), at))
-    key = str(integration_id)
-    job = Job(run.id, "sync", "work", key, str(run.id), 1)
-    outcome = await syncer.run(job, Claim(run.id, 1, "work", key, "benchmark", run.id))
-    done = await database.read(lambda tx: runs.get(tx, run.id))
-    assert outcome.again_at is None
-    assert done is not None
-    assert done.result == "success", done
 
 
 _Store = Callable[[Sequence[tuple[str, bytes, bytes]]], object]

@@ -1,7 +1,8 @@
-"""A process that runs jobs which do nothing: `python -m benchmarks.worker PLACE`, a PostgreSQL URL or a folder for SQLite.
+"""A process that runs jobs which do nothing: `python -m benchmarks.worker PLACE [deaf]`, a PostgreSQL URL or a folder for SQLite.
 
 Prints `ready`, then the time (monotonic, the same for all processes) at which it started each job of kind `sync`. A line on
-its standard input is the `ref` of such a job that a person asked for here. Ends when that is closed.
+its standard input is the `ref` of such a job that a person asked for here. Ends when that is closed. Where it is deaf, it
+finds what is asked for elsewhere by looking, as it does when notices are lost.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from reconciler.store.database import Database
 from reconciler.store.job_store import StoredJobs
 from reconciler.store.location import Location, backend
 from reconciler.store.migrations import migrate
+from reconciler.store.notices import Notices
 from reconciler.work.engine import Work
 from reconciler.work.settings import WorkSettings
 
@@ -33,11 +35,19 @@ async def main(place: str) -> None:
     kinds = {"reconcile": _nothing, "sync": _started}
     work = Work(StoredJobs(database), kinds, settings, SystemClock(), _report)
     await work.launch()
+    hearing = asyncio.create_task(_listen(location(place), work))
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         await work.ask("sync", line.strip())
+    hearing.cancel()
     await work.stop(timedelta(seconds=5))
     database.close()
+
+
+async def _listen(place: Location, work: Work) -> None:
+    """As the daemon does."""
+    if isinstance(place, Secret) and "deaf" not in sys.argv[2:]:
+        await Notices(place, SystemClock(), lambda _: work.wake(), lambda why: print(why, file=sys.stderr)).listen()
 
 
 async def _nothing(_: Job, __: Claim) -> Outcome:
