@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--allow", metavar="PERMISSION", action="append", help=may)
     create.add_argument("--expires", metavar="TIME", help="RFC 3339, or 90d for in ninety days (default: never)")
     revoke = _command(commands, "revoke", "from now on it opens nothing")
-    revoke.add_argument("token", metavar="ID", help="its id or, where only one has it, its name")
+    revoke.add_argument("token", metavar="ID", help="its id, the token itself or, where only one has it, its name")
     listing = _command(commands, "list", "show all there are, without the tokens themselves")
     add_output(listing)
     for one in (create, revoke, listing):
@@ -174,22 +174,23 @@ def _line(token: "TokenRow", now: datetime) -> tuple[str, ...]:
 
 
 def _revoke(args: argparse.Namespace) -> int:
+    from reconciler.model.access import id_of
     from reconciler.model.clock import rfc3339
     from reconciler.store import tokens
     from reconciler.store.location import write_once
 
-    now = datetime.now(UTC)
+    now, meant = datetime.now(UTC), id_of(args.token)
     with reading(args) as tx:
-        found = [t for t in tokens.every(tx) if args.token in (t.public_id, t.name)]
+        found = [t for t in tokens.every(tx) if meant in (t.public_id, t.name)]
     found = [t for t in found if t.revoked_at is None] or found
     if not found:
-        raise CommandError(f"there is no token {args.token}; see: reconciler token list")
+        raise CommandError(f"there is no token {meant}; see: reconciler token list")
     if len(found) > 1:
-        raise CommandError(f"{args.token} are several, say which: {', '.join(t.public_id for t in found)}")
+        raise CommandError(f"{meant} are several, say which: {', '.join(t.public_id for t in found)}")
     (token,) = found
     if token.origin == "git":
         raise CommandError(f"{token.name} stands in the manifest of workspace {token.workspace}; take it out there")
     if not write_once(location(args), lambda tx: tokens.revoke(tx, token.public_id, rfc3339(now))):
-        raise CommandError(f"{args.token} is revoked already")
+        raise CommandError(f"{meant} is revoked already")
     print(f"{token.name} ({token.public_id}) opens nothing any more; a daemon that runs knows within a second")
     return 0

@@ -69,6 +69,11 @@ def hash_of(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def id_of(text: str) -> str:
+    """What may be shown of a text that may be a whole token."""
+    return "_".join(text.split("_", 2)[:2]) if text.startswith(f"{PREFIX}_") else text
+
+
 def permissions_of(names: Collection[str]) -> frozenset[Permission]:
     """Those that this release knows: one that a newer release has is granted by that one only."""
     known = set(Permission)

@@ -50,6 +50,17 @@ def test_from_its_making_to_its_end(here: Town, capsys: pytest.CaptureFixture[st
     assert "revoked already" in capsys.readouterr().err
 
 
+def test_a_whole_token_may_be_revoked_and_is_never_repeated(here: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here.run("token", "create", "leaked", "--workspace", "it-ops") == 0
+    clear = capsys.readouterr().out.strip()
+    assert [here.run("token", "revoke", clear) for _ in range(2)] == [0, 1]
+    assert here.run("token", "revoke", "rct_unknown_and-its-secret") == 1
+    said = capsys.readouterr()
+    assert "there is no token rct_unknown; see" in said.err
+    assert "secret" not in said.out + said.err
+    assert clear not in said.out + said.err
+
+
 def _last_used(here: Town, capsys: pytest.CaptureFixture[str]) -> bool:
     here.run("token", "list")
     return "ago" in capsys.readouterr().out

@@ -1,26 +1,14 @@
 """Job rows on both databases: order, lanes, claims, fences, and what becomes of lost work."""
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
-
-import pytest
 
 from reconciler.model.job import Claim, Job, Window
 from reconciler.store import jobs
-from reconciler.store.database import Backend, Tx
-from reconciler.store.migrations import apply, migrations
+from reconciler.store.database import Tx
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 LEASE = timedelta(seconds=15)
 TTL = timedelta(seconds=10)
-
-
-@pytest.fixture
-def tx(backend: Backend) -> Iterator[Tx]:
-    with closing(backend.connect(is_reader=False)) as session, session.transaction("guarded") as opened:
-        apply(opened, migrations(), backend.where)
-        yield opened
 
 
 def after(seconds: float) -> datetime:

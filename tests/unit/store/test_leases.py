@@ -1,25 +1,15 @@
 """Leases on both databases: who leads, who may be expected to, and for how long."""
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from reconciler.store import leases
-from reconciler.store.database import Backend, Tx
+from reconciler.store.database import Tx
 from reconciler.store.leases import CONTROLLER
-from reconciler.store.migrations import apply, migrations
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 LENGTH = timedelta(seconds=8)
-
-
-@pytest.fixture
-def tx(backend: Backend) -> Iterator[Tx]:
-    with closing(backend.connect(is_reader=False)) as session, session.transaction("guarded") as opened:
-        apply(opened, migrations(), backend.where)
-        yield opened
 
 
 def after(seconds: float) -> datetime:
