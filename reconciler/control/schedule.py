@@ -199,7 +199,7 @@ class _Timed:
 
 
 _SYNCS = _Timed(agenda.due_syncs, integrations.set_next_sync, next_due)
-_LISTINGS = _Timed(listings.due, listings.set_next, next_listing, Scope.KEYS)
+_LISTINGS = _Timed(agenda.due_listings, listings.set_next, next_listing, Scope.KEYS)
 
 
 def _fresh_again(found: Ageing) -> Say | None:

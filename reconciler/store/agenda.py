@@ -1,4 +1,4 @@
-"""What is due of integrations that are connected: syncs, probes, and the age of what was read last.
+"""What is due of integrations that are connected: syncs, listings of keys, probes, and the age of what was read last.
 
 Asked every second by the control room, so each question is answered from an index or one narrow pass.
 """
@@ -27,9 +27,18 @@ def rest(tx: Tx, integration_id: int) -> None:
 
 def due_syncs(tx: Tx, now: str, limit: int) -> list[tuple[int, str]]:
     """(id, due time) of connected integrations whose next sync is due, oldest first."""
+    return _due(tx, "next_sync_at", now, limit)
+
+
+def due_listings(tx: Tx, now: str, limit: int) -> list[tuple[int, str]]:
+    """The same of those whose keys are to be listed."""
+    return _due(tx, "next_keys_at", now, limit)
+
+
+def _due(tx: Tx, column: str, now: str, limit: int) -> list[tuple[int, str]]:
     rows = tx.all(
-        "SELECT id, next_sync_at FROM integration WHERE next_sync_at <= :now AND is_connected = 1 AND suspended_by = ''"
-        " ORDER BY next_sync_at LIMIT :n",
+        f"SELECT id, {column} FROM integration WHERE {column} <= :now AND is_connected = 1 AND suspended_by = ''"
+        f" ORDER BY {column} LIMIT :n",
         now=now,
         n=limit,
     )

@@ -1,4 +1,4 @@
-"""Listings of keys beside the syncs of an integration: when one is due, when the last one was, and what a bad one said.
+"""Listings of keys beside the syncs of an integration: when the next one is, when the last one was, and what a bad one said.
 
 Query functions for `Database.read` and `Database.write`. Called by `control`, for the schedule, and by `sync`.
 """
@@ -11,17 +11,6 @@ _READS = "integration_id = :i AND state = 'done' AND entities IS NULL AND restor
 def set_next(tx: Tx, integration_id: int, at: str | None) -> None:
     """When keys are listed next."""
     tx.execute("UPDATE integration SET next_keys_at = :at WHERE id = :id", {"at": at, "id": integration_id})
-
-
-def due(tx: Tx, now: str, limit: int) -> list[tuple[int, str]]:
-    """(id, due time) of connected integrations whose keys are to be listed, oldest first."""
-    rows = tx.all(
-        "SELECT id, next_keys_at FROM integration WHERE next_keys_at <= :now AND is_connected = 1 AND suspended_by = ''"
-        " ORDER BY next_keys_at LIMIT :n",
-        now=now,
-        n=limit,
-    )
-    return [(i, at) for i, at in rows]
 
 
 def last(tx: Tx, integration_id: int) -> str | None:
