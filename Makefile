@@ -13,7 +13,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types demo bench bench-peers lock clean
+.PHONY: help setup test lint types demo bench bench-peers client lock clean
 
 help:  ## Say what there is
 	@echo "make demo          the whole thing on this machine, with simulated vendors; Ctrl-C ends it"
@@ -24,6 +24,7 @@ help:  ## Say what there is
 	@echo "make types         mypy --strict"
 	@echo "make bench         what we promise about speed, measured here"
 	@echo "make bench-peers   whole syncs beside dlt, singer-sdk and airbyte-cdk, installed into a cache folder for it"
+	@echo "make client        docs/openapi.json, and the methods of reconciler.client from it"
 	@echo "make lock          newest permitted versions into requirements*.lock (with uv)"
 	@echo "make clean         remove $(VENV), .demo and every cache"
 
@@ -68,6 +69,10 @@ bench: $(READY)
 # Minutes, and the network: each peer goes into an environment of its own under ~/.cache/reconciler-benchmarks.
 bench-peers: $(READY)
 	$(BIN)/python -m benchmarks peers $(ARGS)
+
+client: $(READY)
+	$(BIN)/reconciler schema --api > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
+	$(BIN)/python -m tools.client
 
 # requirements.lock: to develop; -ldap: to run, with the LDAP connector; -build: to make the wheel. One version in all three.
 lock: $(READY)
