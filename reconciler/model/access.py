@@ -31,13 +31,55 @@ class Permission(StrEnum):
     ADMIN = "admin"
 
 
+class Grant(StrEnum):
+    """What a manifest may let a client do with one integration: see its records, send through it, have it synced."""
+
+    READ = "read"
+    SEND = "send"
+    SYNC = "sync"
+
+
+class Operation(StrEnum):
+    """What a call does, by the names that the daemon's settings reserve."""
+
+    CREATE = "create"
+    EDIT = "edit"
+    DISCONNECT = "disconnect"
+    DELETE = "delete"
+    PURGE = "purge"
+    ROLLBACK = "rollback"
+    SYNC = "sync"
+    CANCEL = "cancel"
+    TEST = "test"
+    RECONCILE = "reconcile"
+    ROTATE = "rotate"
+    AUTHORIZE = "authorize"
+    REGENERATE_KEY = "regenerate-key"
+    SEND = "send"
+    PUBLISH = "publish"
+    RETRY = "retry"
+    REPLAY = "replay"
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `workspace` None: the whole installation."""
+    """Who asks. `workspace` None: the whole installation.
+
+    `identity` outlives a change of name and is nobody else's: the id of a token, or issuer and subject. Both are empty for
+    a token of ours.
+    """
 
     name: str
     workspace: str | None
     permissions: frozenset[Permission]
+    identity: str = ""
+    issuer: str = ""
+    subject: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """What is kept of who did something; a name is one of its workspace, also over a change of token."""
+        return f"{self.workspace or '*'}/{self.name}"
 
     def may(self, permission: Permission) -> bool:
         return permission in self.permissions or Permission.ADMIN in self.permissions

@@ -32,7 +32,7 @@ class SystemClock:
 
 def rfc3339(at: datetime) -> str:
     """`at` in UTC with microseconds and `Z`: sorts as text, so the store compares it as text."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def from_rfc3339(text: str) -> datetime:

@@ -1,8 +1,8 @@
 """Conditions, reasons and the closed sets of states, with the one table that computes `status`.
 
 A condition says one thing with one polarity. `Valid`, `SecretsDecrypted`, `Connected`, `Fresh` and `Delivering` are good
-when true; `Drifted`, `Reconciling` and `Stalled` exist only while true; `Ready` is computed, never set. An absent
-condition does not apply. `violations` is the checker that every test may call on any status it sees.
+when true; `Drifted`, `Reconciling`, `Stalled` and `CredentialExpiring` exist only while true; `Ready` is computed, never
+set. An absent condition does not apply. `violations` is the checker that every test may call on any status it sees.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,9 +21,17 @@ class ConditionType(StrEnum):
     DRIFTED = "Drifted"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    CREDENTIAL_EXPIRING = "CredentialExpiring"
 
 
-ONLY_WHILE_TRUE = frozenset({ConditionType.DRIFTED, ConditionType.RECONCILING, ConditionType.STALLED})
+ONLY_WHILE_TRUE = frozenset(
+    {
+        ConditionType.DRIFTED,
+        ConditionType.RECONCILING,
+        ConditionType.STALLED,
+        ConditionType.CREDENTIAL_EXPIRING,
+    }
+)
 GOOD_WHEN_TRUE = frozenset(
     {
         ConditionType.VALID,
@@ -60,6 +68,7 @@ class Reason(StrEnum):
     AUTHENTICATION_FAILED = "AuthenticationFailed"
     PERMISSION_DENIED = "PermissionDenied"
     AWAITING_AUTHORIZATION = "AwaitingAuthorization"
+    CREDENTIAL_EXPIRING = "CredentialExpiring"
     REJECTED = "Rejected"
     REMOTE_UNAVAILABLE = "RemoteUnavailable"
     RATE_LIMITED = "RateLimited"

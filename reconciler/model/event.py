@@ -1,10 +1,15 @@
 """Events and deliveries: a change that happened, and the obligation to tell one integration of it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+EVENT_TYPE = r"^[a-z0-9_]+(\.[a-z0-9_]+)+$"
+"""Of an event that somebody publishes."""
+LONGEST_TYPE = 128
+MOST_AT_ONCE = 500
 
 
 class Operation(StrEnum):
@@ -27,6 +32,7 @@ class Lifecycle(StrEnum):
     ERROR = "integration.error"
     RECOVERED = "integration.recovered"
     DRIFTED = "integration.drifted"
+    EXPIRING = "integration.expiring"
     SUSPENDED = "integration.suspended"
     DISCONNECTED = "integration.disconnected"
     SYNC_COMPLETED = "sync.completed"
@@ -56,9 +62,20 @@ TRANSITIONS: Mapping[DeliveryStatus, frozenset[DeliveryStatus]] = {
 }
 
 
+_WORST_FIRST = (_S.UNKNOWN, _S.DEAD, _S.FAILED, _S.SENDING, _S.PENDING, _S.DELIVERED, _S.CANCELLED)
+
+
+def summary_status(statuses: Collection[DeliveryStatus]) -> str:
+    """One word for the deliveries of an event: that of the one most in need of attention; `none` where there are none."""
+    return next((str(status) for status in _WORST_FIRST if status in statuses), "none")
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened. `record` and `previous` are empty for lifecycle events; `changed` names top-level fields."""
+    """Something that happened. `record` and `previous` are empty for lifecycle events; `changed` names top-level fields.
+
+    `source` is record, lifecycle or published; what was published has its payload as `record`, and `subject`.
+    """
 
     id: str
     type: str
@@ -71,6 +88,8 @@ class Event:
     previous: Mapping[str, Any] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
+    source: str = "record"
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +132,9 @@ def singular(entity: str) -> str:
         if entity.endswith(plural):
             return entity[: -len(plural)] + one
     return entity.removesuffix("s")
+
+
+def plurals(one: str) -> tuple[str, ...]:
+    """Every entity name whose `singular` this is."""
+    candidates = (one, f"{one}s", f"{one}es", f"{one[:-1]}ies")
+    return tuple(name for name in candidates if singular(name) == one)

@@ -48,7 +48,10 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """One thing to mend. `line` and `column` count from 1; 0 means the file as a whole."""
+    """One thing to mend. `line` and `column` count from 1; 0 means the file as a whole.
+
+    `workspace` is whose it is: empty where the file does not say, so that it may be anybody's.
+    """
 
     file: str
     line: int
@@ -57,6 +60,7 @@ class Finding:
     message: str
     remedy: str = ""
     severity: Severity = Severity.ERROR
+    workspace: str = ""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file

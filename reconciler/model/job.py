@@ -9,8 +9,11 @@ QUEUES: tuple[QueueName, ...] = ("work", "deliver")
 
 
 def queue_of(kind: str) -> QueueName:
-    """Deliveries have lanes of their own; everything else of one integration excludes each other."""
-    return "deliver" if kind == "deliver" else "work"
+    """Deliveries have lanes of their own, and so has an authorization, whose code does not live as long as a sync may take.
+
+    Everything else of one integration excludes each other.
+    """
+    return "deliver" if kind in {"deliver", "authorize"} else "work"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from reconciler.model.access import Permission
+from reconciler.model.access import Grant, Permission
 from reconciler.model.clock import from_rfc3339
 from reconciler.model.duration import parse_duration
 from reconciler.model.written import Written
@@ -79,10 +79,13 @@ class Synchronization(Written):
     name: Name
     event_type: str = Field(
         pattern=r"^[a-z0-9_*]+(\.[a-z0-9_*]+)+$",
-        description="`<entity, singular>.<created|updated|deleted>` or a lifecycle event; `*` matches one part.",
+        description="`<entity, singular>.<created|updated|deleted>`, a lifecycle event, or one that is published over the API;"
+        " `*` stands for anything.",
     )
     from_: tuple[str, ...] | None = Field(
-        None, alias="from", description="Names of integrations; default any of the workspace."
+        None,
+        alias="from",
+        description="Names of integrations that the event is about; default any other of the workspace, or none.",
     )
     when: str | None = Field(
         None, max_length=2000, description="Condition over `record`, `changed`, `event`, `integration`."
@@ -112,6 +115,18 @@ class Network(Written):
     client_key_file: str | None = Field(None, description="PEM key in the permitted folder of this workspace.")
 
 
+class Access(Written):
+    """What one client of the API may do with this integration's records and channels; whoever is not named may do nothing."""
+
+    client: str = Field(
+        pattern=r"^\S(.{0,253}\S)?$",
+        description="Name of an API token, or of a caller as the daemon's settings take it from an OIDC token.",
+    )
+    allow: tuple[Grant, ...] = Field(
+        description="`read`: see records. `send`: send through its channels. `sync`: have it synced.",
+    )
+
+
 class Spec(Written):
     type: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="The connector; `reconciler connectors` lists them.")
     display_name: str | None = None
@@ -129,6 +144,7 @@ class Spec(Written):
     network: Network = Network()
     deletion_policy: Literal["disconnect", "purge", "orphan"] = "disconnect"
     depends_on: tuple[Name, ...] = ()
+    access: tuple[Access, ...] = Field((), description="Clients of the API and what each may do; default: nobody.")
 
 
 class Integration(Written):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from reconciler.model.secret import Unresolved
@@ -51,3 +51,8 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _is_named(tree: Any) -> bool:
     return isinstance(tree, list | tuple) and bool(tree) and all(isinstance(v, Mapping) and "name" in v for v in tree)
+
+
+def json_pointer(path: Iterable[str | int]) -> str:
+    """RFC 6901."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
