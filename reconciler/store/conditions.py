@@ -28,6 +28,15 @@ def every_condition(tx: Tx) -> dict[int, dict[ConditionType, Condition]]:
     return found
 
 
+def stands(tx: Tx, integration_id: int, type_name: ConditionType) -> bool:
+    """Whether it is said to be true already, of the generation that there is now."""
+    sql = (
+        "SELECT 1 FROM condition c JOIN integration n ON n.id = c.integration_id AND n.generation = c.generation"
+        " WHERE c.integration_id = :i AND c.type = :t AND c.truth = 'True' AND n.removed_at IS NULL"
+    )
+    return bool(tx.value(sql, i=integration_id, t=type_name))
+
+
 def unwell(tx: Tx, type_name: ConditionType) -> frozenset[int]:
     """Those of which that condition was not true when it was looked at last."""
     sql = "SELECT integration_id FROM condition WHERE type = :t AND truth <> 'True'"

@@ -20,7 +20,7 @@ from reconciler.store.errors import StoreCorruptError, StoreFullError, StoreUnav
 
 T = TypeVar("T")
 Params = Mapping[str, Any] | Sequence[Any]
-Mode = Literal["read", "write", "durable", "guarded"]
+Mode = Literal["read", "write", "durable", "guarded", "guarded durable"]
 
 
 class Row(Protocol):
@@ -183,7 +183,13 @@ class Database:
         whether it may go on (fence, claim) before it reads anything else, and waits for it rather than being run again.
         Once started, the transaction ends even when the waiting task is cancelled; its caller must then look again.
         """
-        mode: Mode = "durable" if durable else "guarded" if guarded else "write"
+        modes: Mapping[tuple[bool, bool], Mode] = {
+            (False, False): "write",
+            (True, False): "durable",
+            (False, True): "guarded",
+            (True, True): "guarded durable",
+        }
+        mode = modes[durable, guarded]
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._writers, _run, self._write_sessions, query, mode)

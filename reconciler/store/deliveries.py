@@ -3,11 +3,16 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.model.event import TRANSITIONS, DeliveryStatus
 from reconciler.model.ids import new_id
 from reconciler.store.database import Row, Tx
+from reconciler.store.several import among, many
+
+LONGEST_ATTEMPT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,11 @@ class Delivery:
     first_attempt_at: str | None
     next_at: str | None
     finished_at: str | None
+    message_id: str | None
+    deadline_at: str | None
 
 
-def _delivery(row: Row) -> Delivery:
+def delivery_of(row: Row) -> Delivery:
     values = {name: row[name] for name in Delivery.__slots__}
     for name in ("fields", "progress", "receipt"):
         values[name] = json.loads(values[name])
@@ -73,46 +80,53 @@ def _delivery(row: Row) -> Delivery:
 
 
 def create(tx: Tx, new: Iterable[NewDelivery], at: str) -> list[tuple[int, int]]:
-    """(delivery id, target integration id) of those that did not exist yet and are to be sent."""
-    made = []
-    for n in new:
-        row = tx.one(
-            "INSERT INTO delivery (public_id, dedupe, event_id, event_type, event_at, source_id, entity, key,"
-            " integration_id, synchronization, channel, status, fields, reason, error, created_at, next_at, finished_at)"
-            " VALUES (:public, :dedupe, :event, :type, :event_at, :source, :entity, :key, :i, :sync, :channel, :status,"
-            " :fields, :reason, :error, :at, :next, :finished) ON CONFLICT (dedupe) DO NOTHING RETURNING id",
-            public=new_id("dlv"),
-            dedupe=n.dedupe,
-            event=n.event_id,
-            type=n.event_type,
-            event_at=n.event_at,
-            source=n.source_id,
-            entity=n.entity,
-            key=n.key,
-            i=n.integration_id,
-            sync=n.synchronization,
-            channel=n.channel,
-            status=n.status,
-            fields=json.dumps(dict(n.fields), ensure_ascii=False),
-            reason=n.reason,
-            error=n.error,
-            at=at,
-            next=None if n.error else at,
-            finished=at if n.error else None,
-        )
-        if row is not None and not n.error:
-            made.append((int(row[0]), n.integration_id))
-    return made
+    """(delivery id, target integration id) of those that did not exist yet and are to be sent, in their order."""
+    named = {new_id("dlv"): one for one in new}
+    tx.executemany(
+        "INSERT INTO delivery (public_id, dedupe, event_id, event_type, event_at, source_id, entity, key,"
+        " integration_id, synchronization, channel, status, fields, reason, error, created_at, next_at, finished_at)"
+        " VALUES (:public, :dedupe, :event, :type, :event_at, :source, :entity, :key, :i, :sync, :channel, :status,"
+        " :fields, :reason, :error, :at, :next, :finished) ON CONFLICT (dedupe) DO NOTHING",
+        [_values(public, one, at) for public, one in named.items()],
+    )
+    rows = tx.all(
+        f"SELECT id, integration_id FROM delivery WHERE public_id {among(tx)} AND status = 'pending' ORDER BY id",
+        names=many(tx, named),
+    )
+    return [(i, target) for i, target in rows]
+
+
+def _values(public_id: str, n: NewDelivery, at: str) -> dict[str, Any]:
+    return {
+        "public": public_id,
+        "dedupe": n.dedupe,
+        "event": n.event_id,
+        "type": n.event_type,
+        "event_at": n.event_at,
+        "source": n.source_id,
+        "entity": n.entity,
+        "key": n.key,
+        "i": n.integration_id,
+        "sync": n.synchronization,
+        "channel": n.channel,
+        "status": n.status,
+        "fields": json.dumps(dict(n.fields), ensure_ascii=False),
+        "reason": n.reason,
+        "error": n.error,
+        "at": at,
+        "next": None if n.error else at,
+        "finished": at if n.error else None,
+    }
 
 
 def get(tx: Tx, delivery_id: int) -> Delivery | None:
     row = tx.one("SELECT * FROM delivery WHERE id = :id", id=delivery_id)
-    return _delivery(row) if row else None
+    return delivery_of(row) if row else None
 
 
 def find(tx: Tx, public_id: str) -> Delivery | None:
     row = tx.one("SELECT * FROM delivery WHERE public_id = :id", id=public_id)
-    return _delivery(row) if row else None
+    return delivery_of(row) if row else None
 
 
 def listing(tx: Tx, *, status: str | None = None, integration_id: int | None = None, limit: int = 50) -> list[Delivery]:
@@ -123,22 +137,23 @@ def listing(tx: Tx, *, status: str | None = None, integration_id: int | None = N
         i=integration_id,
         n=limit,
     )
-    return [_delivery(r) for r in rows]
+    return [delivery_of(r) for r in rows]
 
 
-def begin(tx: Tx, delivery_id: int, fence: int, at: str) -> Delivery | None:
+def begin(tx: Tx, delivery_id: int, fence: int, at: str, deadline_at: str | None = None) -> Delivery | None:
     """pending or failed -> sending, under `fence`; None where it is finished, cancelled, or was left `sending`."""
     row = tx.one(
         "UPDATE delivery SET status = 'sending', fence = :f, attempts = attempts + 1, next_at = NULL,"
-        " first_attempt_at = coalesce(first_attempt_at, :at)"
+        " first_attempt_at = coalesce(first_attempt_at, :at), deadline_at = :deadline"
         " WHERE id = :id AND status IN ('pending', 'failed') AND is_cancelling = 0 RETURNING *",
         f=fence,
         at=at,
+        deadline=deadline_at,
         id=delivery_id,
     )
     if row is None:
         return None
-    delivery = _delivery(row)
+    delivery = delivery_of(row)
     tx.execute(
         "INSERT INTO attempt (delivery_id, number, at, outcome) VALUES (:d, :n, :at, 'sending')",
         {"d": delivery_id, "n": delivery.attempts, "at": at},
@@ -147,24 +162,36 @@ def begin(tx: Tx, delivery_id: int, fence: int, at: str) -> Delivery | None:
 
 
 def is_doubtful(tx: Tx, delivery_id: int) -> bool:
-    """Whether an earlier attempt may have reached the remote: it was interrupted, or sent and not answered."""
-    sql = "SELECT 1 FROM attempt WHERE delivery_id = :d AND outcome IN ('sending', 'unknown') LIMIT 1"
+    """Whether an earlier attempt may have reached the remote: it was interrupted, or sent and not answered.
+
+    Also one of the delivery that this one repeats.
+    """
+    sql = (
+        "SELECT 1 FROM attempt WHERE delivery_id = :d AND outcome IN ('sending', 'unknown')"
+        " UNION ALL SELECT 1 FROM delivery WHERE id = :d AND message_id IS NOT NULL LIMIT 1"
+    )
     return bool(tx.value(sql, d=delivery_id))
 
 
-def take_over(tx: Tx, delivery_id: int, fence: int) -> Delivery | None:
+def take_over(tx: Tx, delivery_id: int, fence: int, deadline_at: str | None = None) -> Delivery | None:
     """A delivery that an interrupted attempt left `sending`: ours under a newer fence."""
     row = tx.one(
-        "UPDATE delivery SET fence = :f WHERE id = :id AND status = 'sending' AND fence < :f RETURNING *",
+        "UPDATE delivery SET fence = :f, deadline_at = :deadline WHERE id = :id AND status = 'sending' AND fence < :f"
+        " RETURNING *",
         f=fence,
         id=delivery_id,
+        deadline=deadline_at,
     )
-    return _delivery(row) if row else None
+    return delivery_of(row) if row else None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended. `next_at` only for `failed`. `is_doubtful`: it was sent, and no answer came."""
+    """How an attempt ended. `next_at` only for `failed`. `is_doubtful`: it was sent, and no answer came.
+    `is_refused`: the credential was.
+
+    `exchange` is the last request and its answer, without secrets.
+    """
 
     status: DeliveryStatus
     reason: str = ""
@@ -174,6 +201,8 @@ class Outcome:
     next_at: str | None = None
     seconds: float | None = None
     is_doubtful: bool = False
+    is_refused: bool = False
+    exchange: Mapping[str, Any] | None = None
 
 
 def settle(tx: Tx, delivery: Delivery, outcome: Outcome, at: str) -> bool:
@@ -198,8 +227,10 @@ def settle(tx: Tx, delivery: Delivery, outcome: Outcome, at: str) -> bool:
     )
     if touched:
         tx.execute(
-            "UPDATE attempt SET outcome = :o, reason = :r, message = :m, seconds = :s WHERE delivery_id = :d AND number = :n",
+            "UPDATE attempt SET outcome = :o, reason = :r, message = :m, seconds = :s, exchange = :x"
+            " WHERE delivery_id = :d AND number = :n",
             {
+                "x": json.dumps(dict(outcome.exchange), ensure_ascii=False) if outcome.exchange else "",
                 "o": DeliveryStatus.UNKNOWN if outcome.is_doubtful else outcome.status,
                 "r": outcome.reason,
                 "m": outcome.message[:2000],
@@ -215,7 +246,7 @@ def take_back(tx: Tx, delivery: Delivery) -> None:
     """The attempt that `begin` began never happened."""
     touched = tx.rowcount(
         "UPDATE delivery SET status = CASE WHEN attempts = 1 THEN 'pending' ELSE 'failed' END, attempts = attempts - 1,"
-        " first_attempt_at = CASE WHEN attempts > 1 THEN first_attempt_at END"
+        " first_attempt_at = CASE WHEN attempts > 1 OR message_id IS NOT NULL THEN first_attempt_at END"
         " WHERE id = :id AND status = 'sending' AND fence = :f",
         id=delivery.id,
         f=delivery.fence,
@@ -236,6 +267,26 @@ def cancel(tx: Tx, delivery_id: int, reason: str, at: str) -> bool:
         id=delivery_id,
     )
     return bool(touched)
+
+
+def cancel_stuck(tx: Tx, delivery_id: int, reason: str, message: str, at: str) -> bool:
+    """Give up one that has been `sending` beyond its deadline; whoever still works on it can no longer settle it."""
+    touched = tx.rowcount(
+        "UPDATE delivery SET status = 'cancelled', reason = :r, error = :m, next_at = NULL, finished_at = :at"
+        " WHERE id = :id AND status = 'sending' AND coalesce(deadline_at, :old) < :at",
+        r=reason,
+        m=message,
+        at=at,
+        # an older release, which noted no deadline, began it: when, its newest attempt says
+        old=_given_up_at(tx, delivery_id),
+        id=delivery_id,
+    )
+    return bool(touched)
+
+
+def _given_up_at(tx: Tx, delivery_id: int) -> str:
+    begun = tx.value("SELECT max(at) FROM attempt WHERE delivery_id = :d", d=delivery_id)
+    return rfc3339(from_rfc3339(begun) + LONGEST_ATTEMPT) if begun else ""
 
 
 def abandon(tx: Tx, delivery: Delivery, fence: int, reason: str, message: str, at: str) -> bool:
@@ -262,37 +313,53 @@ def cancel_open(tx: Tx, integration_id: int, reason: str, at: str) -> list[int]:
 def retry(tx: Tx, original: Delivery, at: str) -> int:
     """A new delivery of the same message, linked to the first; the original stays as it ended.
 
-    It goes on where a partly successful one stopped; one that arrived is sent again as a whole.
+    It goes on where a partly successful one stopped; one that arrived is sent again as a whole. Where the original may have
+    arrived, the remote is given the same id again, or asked for it.
     """
     first = original.retry_of or original.id
+    is_same = original.status is not DeliveryStatus.DELIVERED and is_doubtful(tx, original.id)
     return int(
         tx.value(
             "INSERT INTO delivery (public_id, dedupe, event_id, event_type, event_at, source_id, entity, key,"
-            " integration_id, synchronization, channel, status, fields, progress, retry_of, created_at, next_at)"
+            " integration_id, synchronization, channel, status, fields, progress, retry_of, created_at, next_at,"
+            " message_id, first_attempt_at)"
             " SELECT :public, dedupe || ':' || :public, event_id, event_type, event_at, source_id, entity, key,"
             " integration_id, synchronization, channel, 'pending', fields,"
-            " CASE WHEN status = 'delivered' THEN '{}' ELSE progress END, :first, :at, :at"
+            " CASE WHEN status = 'delivered' THEN '{}' ELSE progress END, :first, :at, :at, :message, :begun"
             " FROM delivery WHERE id = :id RETURNING id",
             public=new_id("dlv"),
             first=first,
             at=at,
             id=original.id,
+            message=(original.message_id or original.public_id) if is_same else None,
+            begun=original.first_attempt_at if is_same else None,
         )
     )
 
 
 def resent(tx: Tx, first_id: int) -> list[Delivery]:
     """The deliveries that were made to send the same message again, oldest first."""
-    return [_delivery(r) for r in tx.all("SELECT * FROM delivery WHERE retry_of = :d ORDER BY id", d=first_id)]
+    return [delivery_of(r) for r in tx.all("SELECT * FROM delivery WHERE retry_of = :d ORDER BY id", d=first_id)]
 
 
-def attempts(tx: Tx, delivery_id: int) -> list[tuple[int, str, float | None, str, str, str]]:
-    """(number, at, seconds, outcome, reason, message) in order."""
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    number: int
+    at: str
+    seconds: float | None
+    outcome: str
+    reason: str
+    message: str
+    exchange: Mapping[str, Any]
+
+
+def attempts(tx: Tx, delivery_id: int) -> list[Attempt]:
+    """In order."""
     rows = tx.all(
-        "SELECT number, at, seconds, outcome, reason, message FROM attempt WHERE delivery_id = :d ORDER BY number",
+        "SELECT number, at, seconds, outcome, reason, message, exchange FROM attempt WHERE delivery_id = :d ORDER BY number",
         d=delivery_id,
     )
-    return [(n, at, s, o, r, m) for n, at, s, o, r, m in rows]
+    return [Attempt(n, at, s, o, r, m, json.loads(x) if x else {}) for n, at, s, o, r, m, x in rows]
 
 
 def counts(tx: Tx) -> dict[tuple[int, str], int]:

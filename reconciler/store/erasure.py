@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reconciler.model.condition import Reason
-from reconciler.store import scrub
+from reconciler.store import inbox, progress, scrub
 from reconciler.store.database import Tx
 from reconciler.store.dataset import SHIFT
 
@@ -26,6 +26,9 @@ _TEXTS = (
     ("integration", "last_sync_error", "id = :i"),
     ("condition", "message", "integration_id = :i"),
     ("event", "detail", "integration_id = :i"),
+    ("run_event", "body", "run_id IN (SELECT id FROM run WHERE integration_id = :i)"),
+    ("event", "payload", "integration_id = :i"),
+    ("event", "subject", "integration_id = :i"),
 )
 
 
@@ -90,6 +93,7 @@ def erase(tx: Tx, integration_id: int, keys: Iterable[str], entity: str | None, 
         sent = _sent(tx, integration_id, key, entity)
         _empty_deliveries(tx, sent, key, at)
         total = total.plus(_erase_rows(tx, integration_id, key, entity, sent))
+        inbox.forget_records(tx, integration_id, key, entity)
         told = {one.target_id for one in sent}
         for touched in {integration_id, *told}:
             _erase_texts(tx, touched, key)
@@ -110,6 +114,7 @@ def purge(tx: Tx, integration_id: int, at: str) -> Erased:
         tx.execute("DELETE FROM head WHERE entity_id = :e", {"e": entity_id})
         rejects += tx.rowcount("DELETE FROM reject WHERE entity_id = :e", e=entity_id)
         tx.execute("DELETE FROM seen_page WHERE entity_id = :e", {"e": entity_id})
+    progress.forget_records(tx, integration_id)
     base = integration_id << SHIFT
     bounds = {"low": base, "high": base + (1 << SHIFT)}
     versions = tx.rowcount("DELETE FROM version WHERE number > :low AND number < :high", **bounds)
@@ -118,6 +123,7 @@ def purge(tx: Tx, integration_id: int, at: str) -> Erased:
     lines = _delete(tx, "log", _log_lines(tx, integration_id, None, sent))
     # numbers are never given out twice, and there is nothing left for the router to look for
     tx.execute("UPDATE integration SET routed_seq = seq WHERE id = :i", {"i": integration_id})
+    inbox.forget_records(tx, integration_id, None)
     scrub.ask(tx)
     return Erased(Traces(live, versions, rejects, len(sent), lines), frozenset(one.target_id for one in sent))
 
@@ -157,7 +163,9 @@ def _empty_deliveries(tx: Tx, sent: Sequence[_Sent], key: str, at: str) -> None:
         " WHEN status = 'sending' THEN 'unknown' ELSE status END WHERE id = :id",
         params,
     )
-    tx.executemany("UPDATE attempt SET message = '' WHERE delivery_id = :id", [{"id": one.id} for one in sent])
+    tx.executemany(
+        "UPDATE attempt SET message = '', exchange = '' WHERE delivery_id = :id", [{"id": one.id} for one in sent]
+    )
     for one in sent:
         receipt = json.loads(tx.value("SELECT receipt FROM delivery WHERE id = :id", id=one.id))
         kept = {n: v for n, v in receipt.items() if n in ("remote_id", "url") and (not key or key not in str(v))}
@@ -214,6 +222,7 @@ def _erase_texts(tx: Tx, integration_id: int, key: str) -> None:
         " AND run_id IN (SELECT id FROM run WHERE integration_id = :i AND state = 'done')",
         {"i": integration_id},
     )
+    progress.forget_record(tx, integration_id, key, MARK)
     if len(key) < LEAST_IN_TEXT:
         return
     for table, column, where in _TEXTS:

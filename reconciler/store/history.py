@@ -7,7 +7,7 @@ a version back is `rollback`, what forgets for good is `erasure`.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.model.event import Operation
@@ -18,6 +18,7 @@ from reconciler.store.errors import StoreError
 
 STRETCH = 200
 TALLY_STRETCH = 5000
+NARROW = 20_000  # log entries between two cuts, up to which those are looked through rather than all records
 
 
 class NotKeptError(StoreError):
@@ -112,9 +113,15 @@ def _version(row: Row) -> DatasetVersion:
     )
 
 
-def versions(tx: Tx, integration_id: int, limit: int) -> list[DatasetVersion]:
-    """The newest first."""
-    return [_version(r) for r in tx.all(f"{_VERSION} ORDER BY d.number DESC LIMIT :n", i=integration_id, n=limit)]
+def versions(tx: Tx, integration_id: int, limit: int, before: int | None = None) -> list[DatasetVersion]:
+    """The newest first, of those before number `before`."""
+    rows = tx.all(
+        f"{_VERSION} AND d.number < :before ORDER BY d.number DESC LIMIT :n",
+        i=integration_id,
+        before=before if before is not None else 1 << 31,
+        n=limit,
+    )
+    return [_version(r) for r in rows]
 
 
 def version(tx: Tx, integration_id: int, number: int) -> DatasetVersion:
@@ -303,11 +310,47 @@ def _differing(
 ) -> tuple[dict[str, tuple[_Place | None, _Place | None]], str | None]:
     """key -> where it stood at both cuts, if its content differs. What did not change since the older is not walked."""
     since = min(before.last, after.last)
-    upto = _upto(tx, entity_id, behind, limit, since)
-    old = _walk(tx, before.last, entity_id, behind, upto, since)
-    new = _walk(tx, after.last, entity_id, behind, upto, since)
+    if _is_narrow(tx, before, after):
+        keys, upto = _written_between(tx, before, after, entity_id, behind, limit)
+        old, new = (_walk_keys(tx, cut.last, entity_id, keys) for cut in (before, after))
+    else:
+        upto = _upto(tx, entity_id, behind, limit, since)
+        old = _walk(tx, before.last, entity_id, behind, upto, since)
+        new = _walk(tx, after.last, entity_id, behind, upto, since)
     pairs = ((key, old.get(key), new.get(key)) for key in sorted(old | new))
     return {key: (b, a) for key, b, a in pairs if b is None or a is None or b.hash != a.hash}, upto
+
+
+def _is_narrow(tx: Tx, before: Cut, after: Cut) -> bool:
+    """Whether little was written between them, and all of it is still there."""
+    low, high = sorted((before.last, after.last))
+    cut = tx.value("SELECT cut_number FROM integration WHERE id = :i", i=before.integration_id)
+    return high - low <= NARROW and cut is not None and int(cut) <= low
+
+
+def _written_between(
+    tx: Tx, before: Cut, after: Cut, entity_id: int, behind: str, limit: int, /
+) -> tuple[list[str], str | None]:
+    """The next keys that the log names between two cuts, and the key to go on behind."""
+    low, high = sorted((before.last, after.last))
+    rows = tx.all(
+        "SELECT DISTINCT v.key FROM version v WHERE v.number > :low AND v.number <= :high AND v.entity_id = :e"
+        " AND v.key > :behind ORDER BY v.key LIMIT :n",
+        low=low,
+        high=high,
+        e=entity_id,
+        behind=behind,
+        n=limit,
+    )
+    keys = [key for (key,) in rows]
+    return keys, keys[-1] if len(keys) == limit else None
+
+
+def _walk_keys(tx: Tx, last: int, entity_id: int, keys: Sequence[str]) -> dict[str, _Place]:
+    is_file = tx.dialect == "sqlite"
+    among = "h.key IN (SELECT value FROM json_each(:keys))" if is_file else "h.key = any(:keys)"
+    given = json.dumps(keys) if is_file else list(keys)
+    return _places(tx.all(_WALK.format(where=f"h.entity_id = :e AND {among}"), e=entity_id, keys=given, last=last))
 
 
 def _entries(tx: Tx, places: Mapping[str, _Place]) -> list[Entry]:

@@ -16,6 +16,7 @@ from reconciler.model.clock import rfc3339
 from reconciler.model.ids import Ref, new_id
 from reconciler.model.state import DesiredIntegration, ObservedIntegration, ObservedState
 from reconciler.model.tree import decode_tree, encode_tree, tree_hash
+from reconciler.store import ingest_keys
 from reconciler.store.database import Row, Tx
 
 
@@ -109,6 +110,15 @@ def get(tx: Tx, integration_id: int) -> IntegrationRow | None:
 def find(tx: Tx, ref: Ref) -> IntegrationRow | None:
     row = tx.one(f"{_SELECT} WHERE workspace = :w AND name = :n", w=ref.workspace, n=ref.name)
     return _row(row) if row else None
+
+
+def named(tx: Tx, text: str) -> list[IntegrationRow]:
+    """What Git names: `workspace.name`, or a bare name in whatever workspaces have it."""
+    workspace, separator, name = text.partition(".")
+    if separator:
+        row = find(tx, Ref(workspace, name))
+        return [row] if row is not None and row.removed_at is None else []
+    return [_row(row) for row in tx.all(f"{_SELECT} WHERE name = :n AND removed_at IS NULL", n=text)]
 
 
 def every(tx: Tx, *, with_removed: bool = False) -> list[IntegrationRow]:
@@ -208,6 +218,10 @@ def observed_of(tx: Tx, refs: Collection[Ref], gone: Callable[[Ref], bool]) -> O
         "SELECT workspace, count(*) FROM integration WHERE applied_tree IS NOT NULL AND is_connected = 1 GROUP BY workspace"
     )
     return ObservedState(_applied_revision(tx), found, {row[0]: row[1] for row in counted})
+
+
+def connected_in(tx: Tx, workspace: str) -> int:
+    return int(tx.value("SELECT count(*) FROM integration WHERE workspace = :w AND is_connected = 1", w=workspace))
 
 
 def _applied_revision(tx: Tx) -> str:
@@ -369,16 +383,20 @@ def record_suspended(tx: Tx, integration_id: int) -> None:
 
 
 def record_removed(tx: Tx, integration_id: int, generation: int, at: str) -> bool:
-    """Let go: it leaves lists and metrics; records and history stay. False where Git names it again meanwhile."""
-    return bool(
-        tx.rowcount(
-            "UPDATE integration SET removed_at = :at, applied_tree = NULL, suspended_by = '', suspend_reason = '',"
-            " suspended_until = NULL WHERE id = :id AND generation = :g AND is_desired = 0",
-            at=at,
-            g=generation,
-            id=integration_id,
-        )
+    """Let go: it leaves lists and metrics; records and history stay, keys of ours to push with are dead for good.
+
+    False where Git names it again meanwhile.
+    """
+    touched = tx.rowcount(
+        "UPDATE integration SET removed_at = :at, applied_tree = NULL, suspended_by = '', suspend_reason = '',"
+        " suspended_until = NULL WHERE id = :id AND generation = :g AND is_desired = 0",
+        at=at,
+        g=generation,
+        id=integration_id,
     )
+    if touched:
+        ingest_keys.revoke_all(tx, integration_id, at)
+    return bool(touched)
 
 
 def record_failure(tx: Tx, integration_id: int, next_attempt_at: str | None) -> int:
@@ -430,3 +448,24 @@ def unsettled(tx: Tx) -> list[tuple[int, str | None]]:
 def freshness_of(tx: Tx, integration_id: int) -> timedelta | None:
     seconds = tx.value("SELECT freshness_seconds FROM integration WHERE id = :i", i=integration_id)
     return None if seconds is None else timedelta(seconds=seconds)
+
+
+def applied_fingerprints(tx: Tx, integration_id: int) -> dict[str, str]:
+    """Path of each secret of the spec that was applied -> what tells it apart from others."""
+    text = tx.value("SELECT applied_fingerprints FROM integration WHERE id = :i", i=integration_id)
+    return dict(_DECODE(text)) if text else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Who an id is, also of one that was let go."""
+
+    id: int
+    public_id: str
+    workspace: str
+    name: str
+
+
+def names_of(tx: Tx, ids: Collection[int]) -> dict[int, Named]:
+    rows = (tx.one("SELECT id, public_id, workspace, name FROM integration WHERE id = :i", i=i) for i in sorted(ids))
+    return {row[0]: Named(*row) for row in rows if row is not None}

@@ -1,7 +1,7 @@
 """Inventory: remote objects we created, so that they are repaired, removed and never made twice. And run-time credentials."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,23 +81,27 @@ class Sealed:
     ciphertext: bytes
     key_id: str
     expires_at: str | None
+    scopes: tuple[str, ...] | None = None
+    fingerprint: str = ""
+    updated_at: str = ""
+
+
+_SEALED = "ciphertext, key_id, expires_at, scopes, fingerprint, updated_at"
 
 
 def credential(tx: Tx, integration_id: int, name: str) -> Sealed | None:
-    row = tx.one(
-        "SELECT ciphertext, key_id, expires_at FROM credential WHERE integration_id = :i AND name = :n",
-        i=integration_id,
-        n=name,
-    )
-    return Sealed(bytes(row[0]), row[1], row[2]) if row else None
+    row = tx.one(f"SELECT {_SEALED} FROM credential WHERE integration_id = :i AND name = :n", i=integration_id, n=name)
+    return _sealed(*row) if row else None
 
 
 def credentials(tx: Tx, integration_id: int) -> dict[str, Sealed]:
     """All of an integration, by name."""
-    rows = tx.all(
-        "SELECT name, ciphertext, key_id, expires_at FROM credential WHERE integration_id = :i", i=integration_id
-    )
-    return {name: Sealed(bytes(text), key_id, expires_at) for name, text, key_id, expires_at in rows}
+    rows = tx.all(f"SELECT name, {_SEALED} FROM credential WHERE integration_id = :i ORDER BY name", i=integration_id)
+    return {name: _sealed(*values) for name, *values in rows}
+
+
+def _sealed(text: bytes, key_id: str, expires_at: str | None, scopes: str | None, mark: str, at: str) -> Sealed:
+    return Sealed(bytes(text), key_id, expires_at, None if scopes is None else tuple(json.loads(scopes)), mark, at)
 
 
 def sealed_with(tx: Tx) -> dict[str, int]:
@@ -107,19 +111,63 @@ def sealed_with(tx: Tx) -> dict[str, int]:
 
 def put_credential(tx: Tx, integration_id: int, name: str, sealed: Sealed, at: str) -> None:
     tx.execute(
-        "INSERT INTO credential (integration_id, name, ciphertext, key_id, expires_at, updated_at)"
-        " VALUES (:i, :n, :c, :k, :e, :at) ON CONFLICT (integration_id, name) DO UPDATE SET"
+        "INSERT INTO credential (integration_id, name, ciphertext, key_id, expires_at, scopes, fingerprint, updated_at)"
+        " VALUES (:i, :n, :c, :k, :e, :s, :f, :at) ON CONFLICT (integration_id, name) DO UPDATE SET"
         " ciphertext = excluded.ciphertext, key_id = excluded.key_id, expires_at = excluded.expires_at,"
-        " updated_at = excluded.updated_at",
+        " scopes = excluded.scopes, fingerprint = excluded.fingerprint, updated_at = excluded.updated_at",
         {
             "i": integration_id,
             "n": name,
             "c": sealed.ciphertext,
             "k": sealed.key_id,
             "e": sealed.expires_at,
+            "s": None if sealed.scopes is None else json.dumps(sealed.scopes),
+            "f": sealed.fingerprint,
             "at": at,
         },
     )
+
+
+def expire_credentials(tx: Tx, integration_id: int, names: Iterable[str], at: str) -> None:
+    """Whoever uses one of them next has to renew it."""
+    sql = "UPDATE credential SET expires_at = ? WHERE integration_id = ? AND name = ?"
+    tx.executemany(sql, [(at, integration_id, name) for name in names])
+
+
+@dataclass(frozen=True, slots=True)
+class SealedElsewhere:
+    """A credential of any integration that another master key opens than the one in use."""
+
+    integration_id: int
+    name: str
+    ciphertext: bytes
+    key_id: str
+
+
+def sealed_otherwise(tx: Tx, key_id: str, known: Sequence[str], limit: int) -> list[SealedElsewhere]:
+    """Those that `known` keys open, and `key_id` does not."""
+    others = [one for one in known if one != key_id]
+    if not others:
+        return []
+    rows = tx.execute(
+        "SELECT integration_id, name, ciphertext, key_id FROM credential"
+        f" WHERE key_id IN ({', '.join('?' * len(others))}) ORDER BY integration_id, name LIMIT ? FOR UPDATE",
+        [*others, limit],
+    ).fetchall()
+    return [SealedElsewhere(i, name, bytes(text), by) for i, name, text, by in rows]
+
+
+def seal_anew(tx: Tx, found: SealedElsewhere, ciphertext: bytes, key_id: str) -> None:
+    """Nothing where it was renewed meanwhile: what is newer stays."""
+    tx.execute(
+        "UPDATE credential SET ciphertext = :new, key_id = :k WHERE integration_id = :i AND name = :n AND ciphertext = :old",
+        {"new": ciphertext, "k": key_id, "i": found.integration_id, "n": found.name, "old": found.ciphertext},
+    )
+
+
+def forget_sealed_with(tx: Tx, key_id: str) -> int:
+    """The master key is lost, and with it what only it opened."""
+    return tx.rowcount("DELETE FROM credential WHERE key_id = :k", k=key_id)
 
 
 def drop_credentials(tx: Tx, integration_id: int, name: str | None = None) -> int:

@@ -5,6 +5,7 @@ Query functions for `Database.write`; other rooms call `put`, `drop` and `holds`
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from reconciler.model.clock import from_rfc3339, rfc3339
@@ -73,9 +74,30 @@ def put(tx: Tx, kind: str, ref: str, key: str, prio: int, due_at: datetime) -> N
     tx.execute(_PUT, params)
 
 
+def put_all(tx: Tx, kind: str, those: Iterable[tuple[str, str]], prio: int, due_at: datetime) -> None:
+    """(ref, key) each, all due at the same time."""
+    same = {"kind": kind, "queue": queue_of(kind), "prio": prio, "due_at": rfc3339(due_at)}
+    tx.executemany(_PUT, [{**same, "ref": ref, "key": key} for ref, key in those])
+
+
 def ask(tx: Tx, kind: str, ref: str, now: datetime) -> bool:
     """A person waits for it: due now, before everything else. False where there is no such row."""
     return tx.rowcount(_ASK, kind=kind, ref=ref, now=rfc3339(now)) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a job stands: due, queued or running. `is_asked`: a person waits for it."""
+
+    state: str
+    due_at: str
+    is_asked: bool
+
+
+def standing(tx: Tx, kind: str, ref: str) -> Standing | None:
+    """None where there is none, or it ended and is not to be done again."""
+    row = tx.one("SELECT state, due_at, asked FROM job WHERE kind = :kind AND ref = :ref", kind=kind, ref=ref)
+    return Standing(row[0], row[1], bool(row[2])) if row else None
 
 
 def drop(tx: Tx, kind: str, ref: str) -> Job | None:

@@ -13,8 +13,8 @@ from reconciler.store.database import Tx
 from reconciler.store.errors import StoreError
 
 CHANNEL = "reconciler"
-Topic = Literal["asked", "dropped", "order"]
-"""A job that a person waits for; a job that is to stop; an order of an operator."""
+Topic = Literal["asked", "dropped", "order", "event", "due"]
+"""A job that a person waits for; a job that is to stop; an order of an operator; events to route; jobs that came of events."""
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 

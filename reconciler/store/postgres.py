@@ -56,6 +56,7 @@ _BEGIN: dict[Mode, str] = {
     "write": "BEGIN ISOLATION LEVEL SERIALIZABLE",
     "durable": "BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL synchronous_commit = on",
     "guarded": "BEGIN ISOLATION LEVEL READ COMMITTED",
+    "guarded durable": "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on",
 }
 # FeatureNotSupported: a newer release has added a column to what a prepared statement reads; undoing the transaction
 # makes the driver forget its statements.

@@ -50,7 +50,7 @@ def drop_history(tx: Tx, tenants: Tenants, before: Moments, bite: int = BITE) ->
         ("reject", "at < :t", of_entity, before.runs),
         ("run", f"state = 'done' AND finished_at < :t AND {_WITHOUT_REJECTS}", own, before.runs),
         ("delivery", f"finished_at < :t AND {repeated}", own, before.events),
-        ("event", f"id < {_first_kept(tx, 'event', before.events)} AND id <= {routed}", own, before.events),
+        ("event", f"{_PASSED.format(routed=routed)} AND at < :t", _of_workspaces(tx, tenants), before.events),
     )
     return sum(
         _drop(tx, table, " AND ".join(part for part in (where, mine) if part), bite, t=t, **_names(tx, tenants))
@@ -59,15 +59,19 @@ def drop_history(tx: Tx, tenants: Tenants, before: Moments, bite: int = BITE) ->
 
 
 def drop_shared(tx: Tx, before: str, bite: int = BITE) -> int:
-    """How many rows went of what belongs to no workspace: orders, revisions, approvals. And days of uptime."""
+    """How many rows went of what belongs to no workspace: orders, replays, revisions and the like. And days of uptime."""
     tx.execute("DELETE FROM uptime WHERE day < :d", {"d": before[:10]})
     return (
         _drop(tx, "request", "handled_at < :t", bite, t=before)
         + _drop(tx, "revision", "at < :t", bite, t=before)
+        + _drop(tx, "replay", "finished_at < :t", bite, t=before)
         + tx.rowcount("DELETE FROM approval WHERE approved_at < :t", t=before)
+        + tx.rowcount("DELETE FROM reconcile_token WHERE requested_at < :t", t=before)
     )
 
 
+# by time, which lists go by: what is published first is not numbered first
+_PASSED = "(id <= {routed} OR source IN ('record', 'sent'))"
 _WITHOUT_REJECTS = "NOT EXISTS (SELECT 1 FROM reject WHERE reject.run_id = run.id)"
 
 
@@ -81,8 +85,15 @@ def _own(tx: Tx, tenants: Tenants, column: str = "integration_id") -> str:
     """A condition on rows of integrations; empty where all are meant."""
     if tenants.is_everything:
         return ""
+    return f"{column} IN (SELECT i.id FROM integration i WHERE {_of_workspaces(tx, tenants)})"
+
+
+def _of_workspaces(tx: Tx, tenants: Tenants) -> str:
+    """The same for rows that name their workspace."""
+    if tenants.is_everything:
+        return ""
     named = "IN (SELECT value FROM json_each(:names))" if tx.dialect == "sqlite" else "= any(:names)"
-    return f"{column} IN (SELECT i.id FROM integration i WHERE {'NOT ' if tenants.is_rest else ''}i.workspace {named})"
+    return f"{'NOT ' if tenants.is_rest else ''}(workspace {named})"
 
 
 def _names(tx: Tx, tenants: Tenants) -> Mapping[str, Any]:

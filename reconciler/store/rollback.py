@@ -10,10 +10,11 @@ import json
 from dataclasses import dataclass
 
 from reconciler.model.record import Scope
-from reconciler.store import dataset, history, runs
+from reconciler.store import dataset, history, progress, run_entities, runs
 from reconciler.store.database import Tx
 from reconciler.store.dataset import PageCommit
 from reconciler.store.history import NotKeptError
+from reconciler.store.progress import Batch
 from reconciler.store.runs import Lineage, NewRun, Run
 
 STRETCH = 500
@@ -78,7 +79,10 @@ def restore_next(tx: Tx, run: Run, place: Place, at: str) -> Place | None:
         at=at,
     )
     dataset.restore_page(tx, commit, wanted)
-    runs.keep_place(tx, run, place.entity_id, None if upto is None else {"behind": upto}, len(wanted))
+    if run_entities.keep_place(tx, run, place.entity_id, None if upto is None else {"behind": upto}, len(wanted)):
+        gone = [key for key, payload in wanted.items() if payload is None]
+        kept = [key for key, payload in wanted.items() if payload is not None]
+        progress.batch(tx, run.id, Batch(place.entity_id, kept, gone), at)
     return Place(place.entity_id, upto, place.is_silent, place.pages + 1) if upto is not None else None
 
 

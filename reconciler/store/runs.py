@@ -7,10 +7,12 @@ from typing import Any
 
 from reconciler.model.ids import new_id
 from reconciler.model.record import Counts, Page, RunResult, Scope
+from reconciler.store import progress as telling
 from reconciler.store.database import Row, Tx
 from reconciler.store.dataset import SHIFT, close_version, forget_seen
 
 REPLAY = "replay"
+INBOUND = "inbound"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,17 @@ class Run:
     restores: int | None = None
     """The dataset version that it brings back: a rollback. None for a sync."""
     accepts_schema: bool = False
+    is_watched: bool = False
 
     @property
     def is_replay(self) -> bool:
         """Tries rejected records again: asks the connector, but not the remote."""
         return self.cause == REPLAY
+
+    @property
+    def is_inbound(self) -> bool:
+        """Takes what remotes sent or pushed to us: reads the records that are named there, and no others."""
+        return self.cause == INBOUND
 
     @property
     def is_sync(self) -> bool:
@@ -54,7 +62,7 @@ class Run:
         """What logs call it."""
         if self.restores is not None:
             return f"rollback to version {self.restores}"
-        return "replay of rejects" if self.is_replay else "sync"
+        return "replay of rejects" if self.is_replay else "inbound" if self.is_inbound else "sync"
 
     @property
     def told(self) -> dict[str, Any]:
@@ -80,12 +88,13 @@ class EntityProgress:
     reason: str = ""
     error: str = ""
     shape: str = ""
+    is_watched: bool = False
 
 
 _COUNTED = ("added", "updated", "unchanged", "deleted", "rejected", "pages", "estimated", "listed", "missing")
 
 
-def _run(row: Row) -> Run:
+def from_row(row: Row) -> Run:
     counts = Counts(*(row[c] for c in _COUNTED))
     return Run(
         id=row["id"],
@@ -111,6 +120,7 @@ def _run(row: Row) -> Run:
         dataset_version=row["dataset_version"],
         restores=row["restores"],
         accepts_schema=bool(row["accepts_schema"]),
+        is_watched=row["told"] is not None,
     )
 
 
@@ -148,22 +158,31 @@ def create(tx: Tx, new: NewRun, at: str) -> Run:
         at=at,
     )
     assert row is not None  # noqa: S101 - an INSERT with RETURNING gives its row
-    return _run(row)
+    return from_row(row)
 
 
 def get(tx: Tx, run_id: int) -> Run | None:
     row = tx.one("SELECT * FROM run WHERE id = :id", id=run_id)
-    return _run(row) if row else None
+    return from_row(row) if row else None
 
 
 def find(tx: Tx, public_id: str) -> Run | None:
     row = tx.one("SELECT * FROM run WHERE public_id = :id", id=public_id)
-    return _run(row) if row else None
+    return from_row(row) if row else None
 
 
 def history(tx: Tx, integration_id: int, limit: int = 20) -> list[Run]:
     rows = tx.all("SELECT * FROM run WHERE integration_id = :i ORDER BY id DESC LIMIT :n", i=integration_id, n=limit)
-    return [_run(r) for r in rows]
+    return [from_row(r) for r in rows]
+
+
+def last_estimate(tx: Tx, integration_id: int) -> int | None:
+    """How many records the remote said there would be, when it was asked last."""
+    found = tx.value(
+        "SELECT estimated FROM run WHERE integration_id = :i AND estimated IS NOT NULL ORDER BY id DESC LIMIT 1",
+        i=integration_id,
+    )
+    return int(found) if found is not None else None
 
 
 def open_run(tx: Tx, integration_id: int) -> Run | None:
@@ -171,12 +190,12 @@ def open_run(tx: Tx, integration_id: int) -> Run | None:
     row = tx.one(
         "SELECT * FROM run WHERE integration_id = :i AND state <> 'done' ORDER BY id LIMIT 1", i=integration_id
     )
-    return _run(row) if row else None
+    return from_row(row) if row else None
 
 
 def open_runs(tx: Tx, integration_id: int) -> list[Run]:
     rows = tx.all("SELECT * FROM run WHERE integration_id = :i AND state <> 'done' ORDER BY id", i=integration_id)
-    return [_run(r) for r in rows]
+    return [from_row(r) for r in rows]
 
 
 def open_syncs(tx: Tx, integration_id: int) -> list[Run]:
@@ -219,36 +238,46 @@ def start(tx: Tx, run_id: int, fence: int, lineage: Lineage, at: str) -> Run | N
         lane=1 << SHIFT,
         id=run_id,
     )
-    return _run(row) if row else None
+    run = from_row(row) if row else None
+    if run is not None and run.is_watched:
+        telling.say(tx, run_id, "started" if run.attempts == 1 else f"goes on (attempt {run.attempts})", at)
+    return run
 
 
-def pause(tx: Tx, run: Run, reason: str = "", error: str = "") -> bool:
+def pause(tx: Tx, run: Run, at: str, reason: str = "", error: str = "") -> bool:
     """Give the place back: the run is due again and goes on where it was. False where it is cancelled or not ours.
 
     Until then `reason` and `error` tell whoever waits for it why.
     """
-    return bool(
-        tx.rowcount(
-            "UPDATE run SET state = 'due', reason = :reason, error = :error"
-            " WHERE id = :id AND fence = :f AND state = 'running' AND is_cancelling = 0",
-            reason=reason,
-            error=error,
-            id=run.id,
-            f=run.fence,
-        )
+    row = tx.one(
+        "UPDATE run SET state = 'due', reason = :reason, error = :error"
+        " WHERE id = :id AND fence = :f AND state = 'running' AND is_cancelling = 0 RETURNING told",
+        reason=reason,
+        error=error,
+        id=run.id,
+        f=run.fence,
     )
+    if row is not None and row["told"] is not None:
+        telling.say(tx, run.id, f"paused: {error or 'a reconcile of the integration goes first'}", at)
+    return row is not None
 
 
-def put_off(tx: Tx, run_id: int, reason: str, error: str) -> None:
+def put_off(tx: Tx, run_id: int, reason: str, error: str, at: str) -> None:
     """Why a due run cannot be taken yet."""
-    tx.execute(
-        "UPDATE run SET reason = :reason, error = :error WHERE id = :id AND state = 'due' AND is_cancelling = 0",
-        {"reason": reason, "error": error, "id": run_id},
+    told = tx.value(
+        "UPDATE run SET reason = :reason, error = :error WHERE id = :id AND state = 'due' AND is_cancelling = 0"
+        " RETURNING told",
+        reason=reason,
+        error=error,
+        id=run_id,
     )
+    if told is not None:
+        telling.say(tx, run_id, f"waiting: {error}", at)
 
 
-def set_step(tx: Tx, run_id: int, step: str) -> None:
-    tx.execute("UPDATE run SET step = :s WHERE id = :id", {"s": step, "id": run_id})
+def set_step(tx: Tx, run_id: int, step: str) -> bool:
+    """Whether somebody watches."""
+    return tx.value("UPDATE run SET step = :s WHERE id = :id RETURNING told", s=step, id=run_id) is not None
 
 
 def set_estimate(tx: Tx, run_id: int, estimated: int | None) -> None:
@@ -269,7 +298,9 @@ def open_entity(tx: Tx, run: Run, name: str, is_silent_first: bool) -> EntityPro
         " ON CONFLICT (run_id, entity_id) DO NOTHING",
         {"r": run.id, "e": entity["id"], "s": int(is_first and is_silent_first)},
     )
-    row = tx.one("SELECT * FROM run_entity WHERE run_id = :r AND entity_id = :e", r=run.id, e=entity["id"])
+    row = tx.one(
+        f"SELECT p.*, {TOLD} AS told FROM run_entity p WHERE run_id = :r AND entity_id = :e", r=run.id, e=entity["id"]
+    )
     assert row is not None  # noqa: S101 - inserted above
     return EntityProgress(
         entity_id=entity["id"],
@@ -285,35 +316,37 @@ def open_entity(tx: Tx, run: Run, name: str, is_silent_first: bool) -> EntityPro
         reason=row["reason"],
         error=row["error"],
         shape=entity["shape"],
+        is_watched=row["told"] is not None,
     )
 
 
-def set_shape(tx: Tx, entity_id: int, shape: str) -> None:
-    """What the entity's records look like, as `sync` writes it down."""
-    tx.execute("UPDATE entity SET shape = :s WHERE id = :e", {"s": shape, "e": entity_id})
+TOLD = "(SELECT told FROM run WHERE id = :r)"
+"""In a statement about a run's entity: not null where somebody watches the run."""
 
 
 def advance_entity(
     tx: Tx, run: Run, progress: EntityProgress, page: Page, seen: Mapping[str, str], is_ordered: bool
-) -> None:
-    """Where to resume after this page. An ordered entity's watermark holds at once, any other's at its end."""
-    tx.execute(
+) -> bool:
+    """Where to resume after this page. An ordered entity's watermark holds at once, any other's at its end.
+
+    Returns whether somebody watches the run.
+    """
+    told = tx.value(
         "UPDATE run_entity SET state = 'reading', position = :position, watermarks = :seen, pages = pages + 1,"
         " records = records + :n, total = coalesce(:total, total),"
         " validators = CASE WHEN :validators = '{}' THEN validators ELSE :validators END"
-        " WHERE run_id = :r AND entity_id = :e",
-        {
-            "position": json.dumps(dict(page.position)) if page.position is not None else None,
-            "seen": json.dumps(dict(seen)),
-            "n": len(page.keys),
-            "total": page.total,
-            "validators": json.dumps(dict(page.validators)),
-            "r": run.id,
-            "e": progress.entity_id,
-        },
+        f" WHERE run_id = :r AND entity_id = :e RETURNING {TOLD}",
+        position=json.dumps(dict(page.position)) if page.position is not None else None,
+        seen=json.dumps(dict(seen)),
+        n=len(page.keys),
+        total=page.total,
+        validators=json.dumps(dict(page.validators)),
+        r=run.id,
+        e=progress.entity_id,
     )
     if is_ordered and leaves_no_gap(run, progress):
         _promote(tx, progress.entity_id, _raised(progress.stored, seen))
+    return told is not None
 
 
 def _raised(stored: Mapping[str, str], seen: Mapping[str, str]) -> dict[str, str]:
@@ -362,36 +395,6 @@ def complete_entity(tx: Tx, run: Run, progress: EntityProgress, seen: Mapping[st
     )
 
 
-def fail_entity(tx: Tx, run_id: int, entity_id: int, state: str, reason: str, error: str) -> None:
-    tx.execute(
-        "UPDATE run_entity SET state = :s, reason = :reason, error = :error WHERE run_id = :r AND entity_id = :e",
-        {"s": state, "reason": reason, "error": error, "r": run_id, "e": entity_id},
-    )
-
-
-def keep_place(tx: Tx, run: Run, entity_id: int, position: Mapping[str, Any] | None, records: int) -> None:
-    """Where a run that reads our own store goes on in this entity; None where it is done."""
-    tx.execute(
-        "UPDATE run_entity SET state = :state, position = :position, pages = pages + 1, records = records + :n"
-        " WHERE run_id = :r AND entity_id = :e",
-        {
-            "state": "complete" if position is None else "reading",
-            "position": None if position is None else json.dumps(dict(position)),
-            "n": records,
-            "r": run.id,
-            "e": entity_id,
-        },
-    )
-
-
-def restart_entity(tx: Tx, run_id: int, entity_id: int) -> None:
-    """Forget the position: the next attempt reads the entity from its beginning."""
-    tx.execute(
-        "UPDATE run_entity SET position = NULL, state = 'pending', watermarks = '{}' WHERE run_id = :r AND entity_id = :e",
-        {"r": run_id, "e": entity_id},
-    )
-
-
 # What it changed may still have to become events: the router takes the last step, in the transaction of its cursor.
 _LAST_STEP = (
     "CASE WHEN EXISTS (SELECT 1 FROM integration i WHERE i.id = run.integration_id AND i.seq > i.routed_seq)"
@@ -404,9 +407,9 @@ def finish(tx: Tx, run: Run, result: RunResult, reason: str, error: str, at: str
 
     A run that is not whole (a person chose some entities) says nothing of how the integration as a whole stands.
     """
-    touched = tx.rowcount(
+    touched = tx.one(
         f"UPDATE run SET state = 'done', step = {_LAST_STEP}, result = :result, reason = :reason, error = :error,"
-        " finished_at = :at, is_cancelling = 0 WHERE id = :id AND state <> 'done' AND fence = :fence",
+        " finished_at = :at, is_cancelling = 0 WHERE id = :id AND state <> 'done' AND fence = :fence RETURNING told",
         result=result,
         reason=reason,
         error=error,
@@ -414,7 +417,7 @@ def finish(tx: Tx, run: Run, result: RunResult, reason: str, error: str, at: str
         id=run.id,
         fence=run.fence,
     )
-    if not touched:
+    if touched is None:
         return False
     forget_seen(tx, run.id)
     close_version(tx, run.id, at)
@@ -437,6 +440,8 @@ def finish(tx: Tx, run: Run, result: RunResult, reason: str, error: str, at: str
             "i": run.integration_id,
         },
     )
+    if touched["told"] is not None:
+        telling.end(tx, run.id, at)
     return True
 
 
@@ -453,32 +458,25 @@ def cancel(tx: Tx, run_id: int, reason: str) -> bool:
 
 def _close_cancelled(tx: Tx, run_id: int, state: str, at: str) -> bool:
     """What it stored before stays, in a dataset version of its own."""
-    touched = tx.rowcount(
+    touched = tx.one(
         "UPDATE run SET state = 'done', result = 'cancelled', finished_at = :at, is_cancelling = 0"
-        " WHERE id = :id AND state = :state AND is_cancelling = 1",
+        " WHERE id = :id AND state = :state AND is_cancelling = 1 RETURNING told",
         at=at,
         id=run_id,
         state=state,
     )
-    if touched:
-        forget_seen(tx, run_id)
-        close_version(tx, run_id, at)
-    return bool(touched)
-
-
-def entities_of(tx: Tx, run_id: int) -> list[tuple[str, str, str, str, int]]:
-    """(entity, state, reason, error, records) of a run."""
-    rows = tx.all(
-        "SELECT e.name, r.state, r.reason, r.error, r.records FROM run_entity r JOIN entity e ON e.id = r.entity_id"
-        " WHERE r.run_id = :r ORDER BY e.name",
-        r=run_id,
-    )
-    return [(n, s, reason, error, count) for n, s, reason, error, count in rows]
+    if touched is None:
+        return False
+    forget_seen(tx, run_id)
+    close_version(tx, run_id, at)
+    if touched["told"] is not None:
+        telling.end(tx, run_id, at)
+    return True
 
 
 def every_running(tx: Tx) -> dict[int, Run]:
     """integration id -> its run under way."""
-    return {row["integration_id"]: _run(row) for row in tx.all("SELECT * FROM run WHERE state = 'running'")}
+    return {row["integration_id"]: from_row(row) for row in tx.all("SELECT * FROM run WHERE state = 'running'")}
 
 
 def close_cancelled(tx: Tx, run_ids: Sequence[int], at: str) -> list[int]:

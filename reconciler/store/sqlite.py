@@ -127,7 +127,7 @@ class SqliteSession:
 
     @contextmanager
     def _synchronous(self, mode: Mode) -> Iterator[None]:
-        if mode != "durable":
+        if mode not in {"durable", "guarded durable"}:
             yield
             return
         self._connection.execute("PRAGMA synchronous=FULL")

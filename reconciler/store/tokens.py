@@ -45,7 +45,7 @@ class TokenRow:
 
     @property
     def caller(self) -> Caller:
-        return Caller(self.name, self.workspace, permissions_of(self.permissions))
+        return Caller(self.name, self.workspace, permissions_of(self.permissions), identity=self.public_id)
 
 
 def put(tx: Tx, token: TokenRow) -> None:

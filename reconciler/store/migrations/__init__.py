@@ -4,7 +4,8 @@ Called by the daemon before anything else uses the store, and by `reconciler mig
 `-- requires: N`: the lowest version a program must know to work on a database that has this file. A file that only adds
 (expand) keeps the N of the file before it, so an old and a new release work side by side; one that takes away what older
 programs use (contract) names its own number, or that of the file since which nothing uses it any more. The highest N is kept
-in the database, and a program that knows less refuses it instead of guessing. There is no way down.
+in the database, and a program that knows less refuses it instead of guessing. There is no way down. A statement under
+`-- only: sqlite` or `-- only: postgresql` is for that database.
 """
 
 import re
@@ -23,6 +24,7 @@ _HAS_VERSIONS = {
 }
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _REQUIRES = re.compile(r"-- requires: (\d+)\n")
+_ONLY = re.compile(r"^-- only: (\w+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,9 @@ def schema_version(tx: Tx) -> int:
 def _apply_one(tx: Tx, migration: Migration) -> None:
     dialect = SQLITE if tx.dialect == "sqlite" else POSTGRESQL
     for sql in _statements(render(migration.sql, dialect)):
-        tx.execute(sql)
+        only = _ONLY.search(sql)
+        if only is None or only[1] == dialect.name:
+            tx.execute(sql)
     tx.execute(
         "INSERT INTO schema_version (number, name) VALUES (:number, :name)",
         {"number": migration.number, "name": migration.name},
