@@ -17,6 +17,7 @@ from reconciler.model.plan import Action, FieldChange, Plan, PlannedAction, Risk
 from reconciler.model.secret import MASK, Unresolved
 from reconciler.model.state import DesiredIntegration, DesiredState, ObservedIntegration, ObservedState
 from reconciler.model.tree import encode_tree, leaves
+from reconciler.plan.access import rights_of, widened
 from reconciler.plan.guard import guard
 from reconciler.plan.order import order
 
@@ -114,17 +115,22 @@ def _desired_action(
     if observed is None:
         return _action(wanted, Action.CONNECT, "new", _added(wanted))
     changes = _changes(wanted, observed, resolved)
+    more = widened(observed.tree, wanted.tree)
     if not observed.is_connected:
-        was_off = any(c.path == "enabled" for c in changes)
-        return _action(wanted, Action.CONNECT, "enabled" if was_off else "not connected", changes)
+        reason = "enabled" if any(c.path == "enabled" for c in changes) else "not connected"
+        return _action(wanted, Action.CONNECT, _and(reason, more), changes, Risk.HIGH if more else Risk.LOW)
     if not changes and observed.drifted and spec.drift.mode == "correct":
         return _action(wanted, Action.UPDATE, f"drift: {', '.join(observed.drifted)}")
     if not changes:
         return _action(wanted, Action.NONE, "unchanged")
     real = _roots(c for c in changes if c.before != c.after)
     action = Action.RECONNECT if real & set(_RECONNECT_ROOTS) else Action.UPDATE
-    risk = Risk.HIGH if "type" in real else Risk.LOW
-    return _action(wanted, action, f"{', '.join(sorted(_roots(changes)))} changed", changes, risk)
+    risk = Risk.HIGH if "type" in real or more else Risk.LOW
+    return _action(wanted, action, _and(f"{', '.join(sorted(_roots(changes)))} changed", more), changes, risk)
+
+
+def _and(reason: str, more: str) -> str:
+    return f"{reason}: {more}" if more else reason
 
 
 def _roots(changes: Iterable[FieldChange]) -> set[str]:
@@ -195,6 +201,9 @@ def _effective(values: Mapping[str, Any], path: str) -> Any:
     value = values.get(path, _defaults().get(_NAMED.sub("[]", path), _ABSENT))
     if isinstance(value, Unresolved):
         return (Unresolved, value.digest)
+    if path == "access":
+        rights = rights_of({path: value})
+        return sorted((client, sorted(given)) for client, given in rights.items()) or _ABSENT
     if path in _DURATIONS and value is not None and value is not _ABSENT:
         return parse_duration(value)
     if value is _ABSENT or (isinstance(value, Mapping | list | tuple | None) and not value):

@@ -83,11 +83,11 @@ def _text_change(change: FieldChange, width: int) -> str:
 
 
 def as_json(plan: Plan) -> str:
-    """`format_version` rises when a field changes its meaning or goes; new fields may come without that."""
-    return msgspec.json.format(msgspec.json.encode(_jsonable(plan)), indent=2).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(plan_form(plan)), indent=2).decode() + "\n"
 
 
-def _jsonable(plan: Plan) -> dict[str, Any]:
+def plan_form(plan: Plan) -> dict[str, Any]:
+    """As plain values. `format_version` rises when a field changes its meaning or goes; new fields may come without that."""
     return {
         "format_version": FORMAT_VERSION,
         "digest": plan.digest,

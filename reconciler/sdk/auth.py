@@ -118,10 +118,10 @@ async def oauth_token(
             f"the token endpoint refused: {said.get('error', answer.status)} {said.get('error_description', '')}".strip(),
             status=answer.status,
         )
-    return Grant(Secret(str(body["access_token"])), _expiry(room, body.get("expires_in"))), body
+    return Grant(Secret(str(body["access_token"])), expiry(room, body.get("expires_in"))), body
 
 
-def _expiry(room: Room, life: Any) -> datetime | None:
+def expiry(room: Room, life: Any) -> datetime | None:
     """`expires_in` as a number or as text; anything else says nothing."""
     try:
         return room.clock.now() + timedelta(seconds=float(life)) if life is not None else None

@@ -8,7 +8,7 @@ survive: watermarks, positions, inventory and tokens are the engine's.
 
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,6 +24,7 @@ from reconciler.model.record import LogLevel, Page, ReadRequest, Reject
 from reconciler.model.secret import Secret
 from reconciler.model.written import Written
 from reconciler.sdk.errors import ConnectorError
+from reconciler.sdk.inbound import Inbound
 
 
 class Settings(Written):
@@ -165,12 +166,28 @@ class RunLog(Protocol):
     def __call__(self, level: LogLevel, message: str, **detail: Any) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class KeptToken:
+    """A credential obtained at run time, as it is to be kept. `scopes`: what it may do; None where nobody said."""
+
+    name: str
+    value: Secret
+    expires_at: datetime | None = None
+    scopes: tuple[str, ...] | None = None
+
+
 class Tokens(Protocol):
     """Credentials obtained at run time, encrypted at rest. `name` tells several of one integration apart."""
 
     async def get(self, name: str) -> tuple[Secret, datetime | None] | None: ...
 
     async def put(self, name: str, value: Secret, expires_at: datetime | None) -> None: ...
+
+    async def put_all(self, *tokens: KeptToken) -> None:
+        """All of them or none, safe from a power cut: what came in one answer must not be kept in part."""
+        ...
+
+    async def scopes(self, name: str) -> tuple[str, ...] | None: ...
 
     async def drop(self, name: str) -> None: ...
 
@@ -246,12 +263,26 @@ class Http(Protocol):
     ) -> Answer: ...
 
 
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """A key of ours with which others push records and events; `state` is active, retiring, expired or revoked."""
+
+    key_id: str
+    state: str
+    created_at: datetime
+    last_used_at: datetime | None = None
+
+
+async def no_keys() -> Sequence[KeyFacts]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """Everything a connector may use; it makes none of this itself.
 
     `marker` is `<workspace>/<name>`, the text that remote objects of ours bear. `inbound_url` is where the remote may
-    reach us, None where the daemon has no public URL.
+    reach us, None where the daemon has no public URL. `keys` are those with which others may push to this integration.
     """
 
     http: Http
@@ -263,6 +294,7 @@ class Room:
     marker: str
     inbound_url: str | None = None
     fingerprint: Callable[[Secret], str]
+    keys: Callable[[], Awaitable[Sequence[KeyFacts]]] = no_keys
 
 
 SettingsClass = type[Settings]
@@ -283,6 +315,9 @@ class Connector(ABC, Generic[C, A]):
     entities: ClassVar[tuple[Entity, ...]] = ()
     channels: ClassVar[tuple[Channel, ...]] = ()
     limits: ClassVar[tuple[Limit, ...]] = ()
+    tells: ClassVar[tuple[str, ...] | None] = ()
+    """First words of the types of events that are not about its records; None: it may tell of anything."""
+    max_inbound: ClassVar[int] = 1024 * 1024  # bytes of one request of the remote to us
 
     def __init__(self, config: C, auth: A, room: Room) -> None:
         self.config = config
@@ -381,6 +416,15 @@ class Subscribes(Protocol):
 
 @runtime_checkable
 class Verifies(Protocol):
+    """Requests of the remote to `room.inbound_url`. Both calls are pure, and may be made in another thread."""
+
     def verify(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Check an inbound request's signature over the raw body in constant time; raises UnauthorizedError."""
+        """Check an inbound request's signature over the raw body in constant time; raises UnauthorizedError.
+
+        Also for a request that is too old, where the remote signs when it was made.
+        """
+        ...
+
+    def receive(self, headers: Mapping[str, str], body: bytes) -> Inbound:
+        """What a request that was verified means; raises RejectedError for one that cannot be understood."""
         ...

@@ -23,6 +23,7 @@ from reconciler.sdk.answer import HttpAnswer, Rules, request_ids
 from reconciler.sdk.budget import Budget, Budgets, BudgetSpentError, Lane
 from reconciler.sdk.contract import Answer, Classify, Limit, RunLog
 from reconciler.sdk.errors import ConnectorError, RateLimitedError, RejectedError, TransientError
+from reconciler.sdk.exchange import current_trail
 from reconciler.sdk.network import GuardedNetwork
 from reconciler.sdk.quota import retry_after
 from reconciler.sdk.redact import Redactor
@@ -224,12 +225,17 @@ class HttpClient:
 
     async def _exchange(self, wire: "Wire", order: _Order, retry: int) -> Answer:
         started, status = self._clock.monotonic(), None
+        trail = current_trail.get()
+        if trail is not None:
+            trail.asked(order.request.method, str(order.request.url), order.request.body, self._redactor)
         try:
             got = await wire.exchange(order.request)
             status = got.status
         finally:
             seconds = self._clock.monotonic() - started
             self._observe(Attempt(order.request.method, order.host, status, seconds, retry, order.lane))
+        if trail is not None:
+            trail.answered(got.status, got.body)
         return HttpAnswer(got.status, got.headers, got.body, got.url)
 
     def _judged(self, order: _Order, answer: Answer) -> ConnectorError | None:

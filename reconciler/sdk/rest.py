@@ -24,6 +24,7 @@ from reconciler.model.record import Page, Position, ReadRequest, Reject, Scope
 from reconciler.sdk.ahead import Ahead
 from reconciler.sdk.answer import HttpAnswer
 from reconciler.sdk.auth import Authenticator
+from reconciler.sdk.authorize import Authorized, Authorizes
 from reconciler.sdk.contract import A, Answer, C, Channel, Connector, Entity
 from reconciler.sdk.errors import (
     AmbiguousError,
@@ -125,6 +126,12 @@ class RestConnector(Connector[C, A], Generic[C, A]):
     def classify(self, answer: Answer) -> ConnectorError | None:
         """The vendor's meaning of an answer; None leaves it to the general rules."""
         return None
+
+    async def revoke(self) -> None:
+        """What a person allowed is given back; a connector whose remote has its own way overrides this."""
+        signer = self._signer if isinstance(self, Authorizes) and self.code_flow() else None
+        if isinstance(signer, Authorized):
+            await signer.revoke(self.room)
 
     async def partitions(self, entity: RestEntity) -> Sequence[Partition]:
         """The listings of an entity, in a stable order."""

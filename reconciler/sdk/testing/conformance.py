@@ -19,6 +19,7 @@ from typing import ClassVar
 import pytest
 
 from reconciler.sdk.testing.case import Case
+from reconciler.sdk.testing.consenting import Consenting
 from reconciler.sdk.testing.declaring import Declaring
 from reconciler.sdk.testing.delivering import Delivering
 from reconciler.sdk.testing.enduring import Enduring
@@ -27,7 +28,7 @@ from reconciler.sdk.testing.reading import Reading
 from reconciler.sdk.testing.subscribing import Subscribing
 
 
-class Conformance(Declaring, Reading, Listing, Enduring, Delivering, Subscribing):
+class Conformance(Declaring, Reading, Listing, Enduring, Delivering, Subscribing, Consenting):
     """Subclass it in a test module, name it `Test...` and set `case`."""
 
     case: Case

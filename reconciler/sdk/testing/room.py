@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from reconciler.model.record import LogLevel
 from reconciler.model.secret import Secret
 from reconciler.sdk.budget import Budgets
-from reconciler.sdk.contract import AuthSettings, Connector, NoAuth, Room
+from reconciler.sdk.contract import AuthSettings, Connector, KeptToken, NoAuth, Room
 from reconciler.sdk.guard import GuardSettings, HostGuard
 from reconciler.sdk.http import Attempt, HttpClient, HttpSettings
 from reconciler.sdk.network import GuardedNetwork, NetworkSettings, TlsContexts
@@ -61,6 +61,7 @@ class MemoryTokens:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self.kept: dict[str, tuple[Secret, datetime | None]] = {}
+        self.granted: dict[str, tuple[str, ...] | None] = {}
 
     async def get(self, name: str) -> tuple[Secret, datetime | None] | None:
         return self.kept.get(name)
@@ -68,6 +69,14 @@ class MemoryTokens:
     async def put(self, name: str, value: Secret, expires_at: datetime | None) -> None:
         self._redactor.add("tokens", value)
         self.kept[name] = (value, expires_at)
+
+    async def put_all(self, *tokens: KeptToken) -> None:
+        for token in tokens:
+            await self.put(token.name, token.value, token.expires_at)
+            self.granted[token.name] = token.scopes
+
+    async def scopes(self, name: str) -> tuple[str, ...] | None:
+        return self.granted.get(name)
 
     async def drop(self, name: str) -> None:
         self.kept.pop(name, None)

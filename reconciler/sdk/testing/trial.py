@@ -20,6 +20,7 @@ from reconciler.model.clock import rfc3339
 from reconciler.model.record import Page, Position, ReadRequest, Scope
 from reconciler.sdk.contract import Connector, Entity
 from reconciler.sdk.network import TlsContexts
+from reconciler.sdk.testing.allowing import allow, needs_consent
 from reconciler.sdk.testing.case import CANARY, Case
 from reconciler.sdk.testing.room import START, Bench, VirtualClock, digest
 
@@ -166,11 +167,13 @@ async def trial(
     *,
     auth: Callable[[Any], Mapping[str, Any]] | None = None,
     config: Mapping[str, Any] | None = None,
+    is_allowed: bool = True,
     **bench: Any,
 ) -> AsyncIterator[Trial]:
     """A started remote and a connector to it; on the way out, violations and leaked secrets fail the check.
 
     `auth` chooses another credential than the case's usual one; `config` adds to its settings; `bench` are fields of `Bench`.
+    Where a person has to allow something, one does, unless `is_allowed` is false.
     """
     clock = VirtualClock()
     with case.simulator(clock.now) as sim:
@@ -179,6 +182,8 @@ async def trial(
         async with Bench(clock=clock, contexts=_contexts(), **{**case.reach(sim), **bench}) as room:
             under_trial = Trial(case, sim, room, room.connector(case.connector, settings, given))
             try:
+                if is_allowed and needs_consent(under_trial.connector):
+                    await allow(under_trial.connector)
                 yield under_trial
             except BaseException as error:
                 if violations := getattr(sim, "violations", []):
