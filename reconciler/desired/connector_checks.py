@@ -135,21 +135,22 @@ def _secret_problem(path: Path, value: object) -> Problem:
 
 def _clear_secrets(model: type[Settings], tree: Any) -> Iterator[tuple[Path, Any]]:
     for pattern in secret_fields(model):
-        for path, value in _matching(tree, pattern, ()):
+        for path, value in matching(tree, pattern, ()):
             if isinstance(value, str | int | float):
                 yield path, value
 
 
-def _matching(node: Any, pattern: tuple[str, ...], path: Path) -> Iterator[tuple[Path, Any]]:
+def matching(node: Any, pattern: tuple[str, ...], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """The values of a tree at a path in which `*` is any key or index."""
     if not pattern:
         yield path, node
     elif pattern[0] == "*" and isinstance(node, list | tuple):
         for index, item in enumerate(node):
-            yield from _matching(item, pattern[1:], (*path, index))
+            yield from matching(item, pattern[1:], (*path, index))
     elif isinstance(node, Mapping):
         for key in node if pattern[0] == "*" else (pattern[0],):
             if key in node:
-                yield from _matching(node[key], pattern[1:], (*path, key))
+                yield from matching(node[key], pattern[1:], (*path, key))
 
 
 def _with_placeholders(tree: Any, paths: list[Path]) -> Any:

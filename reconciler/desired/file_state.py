@@ -5,7 +5,7 @@ stays valid until the file, its workspace's defaults or a file that it refers to
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from reconciler.desired.envelope import Kind, kind_of
@@ -104,7 +104,7 @@ def workspaces_of(parsed: ParsedFile, setting: Setting) -> list[Outcome]:
 def check_file(parsed: ParsedFile, setting: Setting, before: FileState | None) -> FileState:
     """All findings of one file that can be known from it alone."""
     outcomes = [outcome for document in parsed.yaml.documents if (outcome := _check(document, parsed.path, setting))]
-    findings = _findings(parsed, outcomes)
+    findings = _findings(parsed, outcomes, before)
     unattributed = any(outcome.is_broken and not outcome.is_attributed for outcome in outcomes)
     state = FileState(
         parsed.path, parsed.blob_id, tuple(replace(o, problems=()) if o.problems else o for o in outcomes), findings
@@ -140,16 +140,29 @@ def _check(document: YamlDocument, path: str, setting: Setting) -> Outcome | Non
     return None
 
 
-def _findings(parsed: ParsedFile, outcomes: Iterable[Outcome]) -> tuple[Finding, ...]:
-    found = [_text_finding(parsed.path, problem) for problem in parsed.yaml.problems]
+def _findings(parsed: ParsedFile, outcomes: Collection[Outcome], before: FileState | None) -> tuple[Finding, ...]:
+    """Each with the workspace whose document it is about; one of the text, with the only one that the file speaks for."""
+    whose = _only_workspace(outcomes, before)
+    found = [_text_finding(parsed.path, problem, whose) for problem in parsed.yaml.problems]
     for document in parsed.yaml.documents:
-        found += [_text_finding(parsed.path, problem) for problem in document.problems]
-    wrong = [(outcome.index, problem) for outcome in outcomes for problem in outcome.problems]
+        found += [_text_finding(parsed.path, problem, whose) for problem in document.problems]
+    wrong = [(outcome, problem) for outcome in outcomes for problem in outcome.problems]
     if wrong:
         positions = find_positions(parsed.content or b"")
-        found += [problem.finding(parsed.path, index, positions) for index, problem in wrong]
+        found += [problem.finding(parsed.path, one.index, positions, one.tenant or whose) for one, problem in wrong]
     return tuple(sorted(set(found)))
 
 
-def _text_finding(path: str, problem: YamlProblem) -> Finding:
-    return Finding(path, problem.line, problem.column, problem.code, problem.message, problem.remedy)
+def _only_workspace(outcomes: Iterable[Outcome], before: FileState | None) -> str:
+    """Empty where there are several, or none is known: nobody is told of what may be another's."""
+    held = (*before.refs, *before.held) if before else ()
+    names = {outcome.tenant for outcome in outcomes} | {ref.workspace for ref in held}
+    names |= {*before.held_workspaces, *(one.workspace_name for one in before.outcomes)} if before else set()
+    names.discard("")
+    return names.pop() if len(names) == 1 else ""
+
+
+def _text_finding(path: str, problem: YamlProblem, workspace: str) -> Finding:
+    return Finding(
+        path, problem.line, problem.column, problem.code, problem.message, problem.remedy, workspace=workspace
+    )

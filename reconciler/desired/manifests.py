@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from reconciler.desired.access_checks import access_problems
 from reconciler.desired.connector_checks import (
     AnyConnector,
     Registry,
@@ -81,6 +82,11 @@ class Outcome:
         return self.integration is None and self.workspace is None
 
     @property
+    def tenant(self) -> str:
+        """The workspace that it is of, or is; empty where that cannot be read."""
+        return self.ref.workspace if self.ref is not None else self.workspace_name
+
+    @property
     def is_attributed(self) -> bool:
         return self.ref is not None or bool(self.workspace_name)
 
@@ -141,7 +147,7 @@ def check_integration(document: YamlDocument, file: str, setting: Setting) -> Ou
         problems=tuple(check.problems),
         reads=tuple(check.reads),
         links=links_of(ref, integration.manifest.spec) if ref and integration else None,
-        subjects=subjects_of(check.entities, integration.manifest.spec) if integration else None,
+        subjects=subjects_of(check.entities, check.tells, integration.manifest.spec) if integration else None,
     )
 
 
@@ -161,11 +167,15 @@ def links_of(ref: Ref, spec: Spec) -> Links | None:
     return make_links(depends_on, sources, awaits)
 
 
-def subjects_of(entities: tuple[Entity, ...] | None, spec: Spec) -> tuple[str, ...] | None:
-    """What events of its records are about: the entities that are read, in the singular."""
-    if spec.sync_direction == "outbound":
-        return ()
-    return None if entities is None else tuple(singular(one.name) for one in wanted_entities(entities, spec.sync))
+def subjects_of(
+    entities: tuple[Entity, ...] | None, tells: tuple[str, ...] | None, spec: Spec
+) -> tuple[str, ...] | None:
+    """What its events are about: the entities that are read, in the singular, and what the remote itself `tells` of."""
+    if tells is None or (entities is None and spec.sync_direction != "outbound"):
+        return None
+    if entities is None or spec.sync_direction == "outbound":
+        return tells
+    return (*(singular(one.name) for one in wanted_entities(entities, spec.sync)), *tells)
 
 
 @dataclass(slots=True)
@@ -181,6 +191,7 @@ class _Check:
     spec: dict[str, Any] = field(default_factory=dict)
     manifest: Integration | None = None
     entities: tuple[Entity, ...] | None = None
+    tells: tuple[str, ...] | None = ()
 
     @property
     def is_wrong(self) -> bool:
@@ -196,13 +207,20 @@ class _Check:
         self._model(tree)
         self.problems += _place_problems(self.setting, self.workspace, self.file)
         if self.setting.policy is not None:
-            self.problems += spec_problems(self.setting.policy, self.workspace, self.spec)
+            self._ask_policy(self.setting.policy)
         connector = self._connector()
         if connector is not None:
             self._ask(connector, written if isinstance(written, dict) else {})
         sync = self.manifest.spec.sync if self.manifest else partial_model(Sync, self.spec.get("sync"))
         if sync is not None:
             self.problems += schedule_problems(sync)
+        self.problems += access_problems(self.spec.get("access"))
+
+    def _ask_policy(self, policy: TenantPolicy) -> None:
+        """What is said of a place that may not be named goes: whether another tenant has such a file is not told."""
+        refused = [*spec_problems(policy, self.workspace, self.spec)]
+        places = {problem.path for problem in refused}
+        self.problems = [problem for problem in self.problems if problem.path not in places] + refused
 
     def _mark(self, written: dict[str, Any]) -> None:
         may_hold = self.document.may_hold_ciphertext
@@ -251,7 +269,7 @@ class _Check:
         if self.manifest is None:
             self._ask_parts(connector, entities)
             return
-        spec, self.entities = self.manifest.spec, entities
+        spec, self.entities, self.tells = self.manifest.spec, entities, connector.tells
         if entities is not None:
             self.problems += entity_problems(connector.type, entities, spec.sync)
         self.problems += direction_problems(connector, entities, spec, written)

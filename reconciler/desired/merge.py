@@ -74,4 +74,5 @@ def _findings(states: Iterable[DesiredState], twice: Iterable[Ref]) -> Iterator[
 def _twice(ref: Ref, desired: DesiredIntegration, elsewhere: str) -> Finding:
     origin = desired.origin
     message = f"the integration {ref} is also defined in source {elsewhere}"
-    return Finding(origin.file, origin.line, 1, Code.DUPLICATE_NAME, message, "remove it from one of the sources")
+    remedy = "remove it from one of the sources"
+    return Finding(origin.file, origin.line, 1, Code.DUPLICATE_NAME, message, remedy, workspace=ref.workspace)

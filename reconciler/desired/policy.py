@@ -49,6 +49,12 @@ class TenantPolicy:
     def rule_of(self, workspace: str) -> WorkspaceRule | None:
         return next((rule for rule in self.rules if _matches(workspace, rule.workspaces)), None)
 
+    def permits_type(self, workspace: str | None, kind: str) -> bool:
+        """Whether manifests of that workspace, or with None those of any, may be of that type."""
+        rule = self.rule_of(workspace) if workspace is not None else None
+        rules = self.rules if workspace is None else (rule,) if rule else ()
+        return any(_matches(kind, one.types) for one in rules)
+
 
 def source_problems(source: str, permitted: tuple[str, ...], workspace: str) -> Iterator[Problem]:
     """Whether this source may speak for this workspace at all."""
@@ -63,7 +69,7 @@ def place_problems(policy: TenantPolicy, workspace: str, file: str) -> Iterator[
     path: Path = ("metadata", "workspace")
     if rule is None:
         yield Problem(path, Code.NOT_PERMITTED, f"the workspace {workspace} is not permitted here", _REMEDY)
-    elif not any(path_pattern(glob).fullmatch(file) for glob in rule.paths):
+    elif not _lies_in(file, rule.paths):
         message = f"files at {file} may not speak for the workspace {workspace}"
         yield Problem(path, Code.NOT_PERMITTED, message, f"move the file to {' or '.join(rule.paths)}")
 
@@ -80,6 +86,7 @@ def spec_problems(policy: TenantPolicy, workspace: str, spec: Mapping[str, Any])
     yield from host_problems(policy, workspace, spec)
     for path, leaf in unresolved_paths(spec, ("spec",)):
         yield from _secret_problems(rule, workspace, path, leaf)
+        yield from _foreign_file(rule, workspace, path, leaf)
 
 
 def host_problems(
@@ -131,6 +138,19 @@ def _secret_problems(rule: WorkspaceRule, workspace: str, path: Path, leaf: Unre
     if leaf.kind == "from_file" and not is_plain_name(leaf.file):
         message = f"{dotted(path)}: from_file names a file in the permitted folder, without leaving it"
         yield Problem(path, Code.NOT_PERMITTED, message, "a relative name without ..")
+
+
+def _foreign_file(rule: WorkspaceRule, workspace: str, path: Path, leaf: Unresolved) -> Iterator[Problem]:
+    """Who may not speak from a place may not read the secrets that lie there either."""
+    if leaf.kind == "from_sops" and leaf.file and not _lies_in(leaf.file, rule.paths):
+        message = f"{dotted(path)}: the workspace {workspace} may not read {leaf.file}"
+        yield Problem(
+            (*path, "from_sops", "file"), Code.NOT_PERMITTED, message, f"name a file in {' or '.join(rule.paths)}"
+        )
+
+
+def _lies_in(file: str, globs: tuple[str, ...]) -> bool:
+    return any(path_pattern(glob).fullmatch(file) for glob in globs)
 
 
 def is_plain_name(name: str) -> bool:

@@ -25,9 +25,10 @@ class Problem:
     at_key: bool = False
     severity: Severity = Severity.ERROR
 
-    def finding(self, file: str, document: int, positions: Positions) -> Finding:
+    def finding(self, file: str, document: int, positions: Positions, workspace: str) -> Finding:
+        """`workspace`: whose document it is, empty where that cannot be read."""
         line, column = positions.locate(document, self.path, at_key=self.at_key)
-        return Finding(file, line, column, self.code, self.message, self.remedy, self.severity)
+        return Finding(file, line, column, self.code, self.message, self.remedy, self.severity, workspace)
 
 
 def dotted(path: Sequence[str | int]) -> str:

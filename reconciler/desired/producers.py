@@ -88,5 +88,9 @@ def _problem(index: int, event_type: str, sources: tuple[Ref, ...], produced: Co
     does = f"{who} {'produces' if len(sources) < 2 else 'produce'}{' no' if sources else ''} {event_type}"
     path: Path = ("spec", "synchronizations", index, "event_type")
     return Problem(
-        path, Code.UNKNOWN_EVENT, f"{does}: nothing would ever be delivered", remedy, severity=Severity.WARNING
+        path,
+        Code.UNKNOWN_EVENT,
+        f"{does}: only what is published over the API would be delivered",
+        remedy,
+        severity=Severity.WARNING,
     )

@@ -148,7 +148,8 @@ class _Work:
     def findings(self) -> tuple[Finding, ...]:
         origin = self.desired.origin
         document, positions = self._positions()
-        found = {problem.finding(origin.file, document, positions) for problem in self.problems}
+        whose = self.desired.ref.workspace
+        found = {problem.finding(origin.file, document, positions, whose) for problem in self.problems}
         return tuple(sorted(found))
 
     def _positions(self) -> tuple[int, Positions]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from reconciler.desired.connector_checks import AnyConnector, Registry, auth_spellings
 from reconciler.model.manifest import Integration, Workspace
 from reconciler.model.secret import SECRET_MARK
-from reconciler.sdk.contract import AuthSettings
+from reconciler.sdk.contract import AuthSettings, Channel
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
@@ -92,6 +92,11 @@ def connector_schema(connector: AnyConnector) -> Schema:
         **part,
         "$defs": found | _SHARED,
     }
+
+
+def channel_schema(channel: Channel) -> Schema:
+    """What a message through this channel may hold."""
+    return {"$schema": DIALECT, **_generated(channel.fields, "#/$defs/{model}"), "title": channel.title or channel.name}
 
 
 def _connector_part(connector: AnyConnector, prefix: str) -> tuple[Schema, Schema]:

@@ -176,6 +176,16 @@ def read_blob(repository: "Repository", entry_id: str, path: str, limit: int = M
         raise _corrupt(path, error) from None
 
 
+def read_path(repository: "Repository", revision: str, path: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
+    """The bytes of an ordinary file of a commit; None where there is none."""
+    folder, _, name = path.rpartition("/")
+    tree = _subtree(repository, revision, folder)
+    if tree is None or name not in tree or _tree(tree[name]) is not None:
+        return None
+    entry = _entry(tree[name])
+    return read_blob(repository, entry.blob_id, path, limit) if entry.is_regular else None
+
+
 def is_ancestor(repository: "Repository", old: str, new: str) -> bool | None:
     """Whether `new` grew out of `old`; None where the history at hand does not reach far enough to tell."""
     import pygit2
@@ -268,6 +278,10 @@ class Objects:
 
     def read(self, entry: FileEntry, path: str) -> bytes:
         return self._watched(lambda opened: read_blob(opened, entry.blob_id, path, self._limit))
+
+    def content(self, revision: str, path: str) -> bytes | None:
+        """An ordinary file of a commit, also outside the folder of the manifests; None where there is none."""
+        return self._watched(lambda opened: read_path(opened, revision, path, self._limit))
 
     def has(self, revision: str) -> bool:
         return bool(_COMMIT.fullmatch(revision)) and self._watched(lambda opened: revision in opened)

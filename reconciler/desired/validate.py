@@ -313,7 +313,7 @@ class _Run:
             if file not in known:
                 parsed = parse_file(self.snapshot, file)
                 known[file] = find_positions(parsed.content or b"")
-            found[one] = one.problem.finding(file, one.claim.document, known[file])
+            found[one] = one.problem.finding(file, one.claim.document, known[file], one.ref.workspace)
         return found
 
 
@@ -327,7 +327,7 @@ def _twice(name: str, places: list[tuple[str, Outcome]]) -> Iterator[Finding]:
     for path, outcome in places:
         others = ", ".join(f"{other}:{one.line}" for other, one in places if one is not outcome)
         message = f"the workspace {name} is also defined in {others}"
-        yield Finding(path, outcome.line, 1, Code.DUPLICATE_NAME, message, "keep one of them")
+        yield Finding(path, outcome.line, 1, Code.DUPLICATE_NAME, message, "keep one of them", workspace=name)
 
 
 def _kept(

@@ -5,9 +5,9 @@ folder of the nearest `.sops.yaml` upwards. Age recipients may stand as a comma 
 Not done: destination rules and stores; a rule with other key sources is kept by name, and who encrypts refuses it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reconciler.desired.sops.errors import SopsError
@@ -48,6 +48,20 @@ def load_policy(file: Path) -> Policy:
         return _policy(config.read_bytes(), file.resolve().relative_to(config.parent).as_posix(), str(config))
     except SopsError as cause:
         raise SopsError(cause.code, f"{config}: {cause.message}", cause.remedy) from None
+
+
+def policy_at(read: Callable[[str], bytes | None], file: str) -> Policy:
+    """The same for a file of a revision: `read` gives the bytes of another file of it, None where there is none."""
+    for folder in PurePosixPath(file).parents:
+        config = (folder / CONFIG_NAME).as_posix()
+        content = read(config)
+        if content is None:
+            continue
+        try:
+            return _policy(content, PurePosixPath(file).relative_to(folder).as_posix(), config)
+        except SopsError as cause:
+            raise SopsError(cause.code, f"{config}: {cause.message}", cause.remedy) from None
+    return Policy()
 
 
 def split_recipients(text: str) -> list[str]:

@@ -60,14 +60,21 @@ def open_trees(
     trees: Sequence[Mapping[str, Any]], rules: Rules, cipher: ValueCipher, mac: str, last_modified: str
 ) -> list[dict[str, Any]]:
     """Decrypt all documents of one file. Raises `SopsError` unless every value and the MAC agree."""
+    opened, digest = opened_and_digest(trees, rules, cipher)
+    check_mac(digest, cipher, mac, last_modified)
+    return opened
+
+
+def opened_and_digest(
+    trees: Sequence[Mapping[str, Any]], rules: Rules, cipher: ValueCipher
+) -> tuple[list[dict[str, Any]], MacDigest]:
+    """The decrypted documents with the MAC that they should bear: for whoever writes a new one."""
     digest = MacDigest(rules)
 
     def step(value: Any, aad: str, matched: bool) -> Any:
         return _open_leaf(value, aad, rules.encrypts(matched=matched, value=value), cipher, digest)
 
-    opened = [mapped(tree, rules, step) for tree in trees]
-    check_mac(digest, cipher, mac, last_modified)
-    return opened
+    return [mapped(tree, rules, step) for tree in trees], digest
 
 
 def check_mac(digest: MacDigest, cipher: ValueCipher, mac: str, last_modified: str) -> None:

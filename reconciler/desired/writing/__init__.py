@@ -1,0 +1,1 @@
+"""Changes of manifests that become commits: edits of YAML that touch nothing else, secrets sealed, pushed without force."""
