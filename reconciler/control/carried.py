@@ -18,6 +18,10 @@ class OrderError(Exception):
     """The order cannot be carried out; the message says why and what to do instead."""
 
 
+class NotYetError(Exception):
+    """The order stays open: what it waits for has not come."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Work that a person waits for: it is started at once. `cancelled` runs are stopped."""
@@ -30,13 +34,14 @@ class Asked:
 class Carried:
     """What an order came to: the answer for the person, and what the daemon has to start or stop now.
 
-    `kind` and `by` are of the order, for the log.
+    `has_events`: there is something to route. `kind` and `by` are of the order, for the log.
     """
 
     result: Mapping[str, Any]
     start: tuple[Asked, ...] = ()
     stop: tuple[Asked, ...] = ()
     is_replan: bool = False
+    has_events: bool = False
     kind: str = ""
     by: str = ""
 

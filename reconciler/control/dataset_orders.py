@@ -8,11 +8,19 @@ the transaction is; what is left of it in the file is scrubbed by the daemon aft
 from dataclasses import asdict
 from datetime import datetime
 
-from reconciler.control.carried import ASKED_PRIO, Asked, Carried, OrderError, integration_of, state_delivering
+from reconciler.control.carried import (
+    ASKED_PRIO,
+    Asked,
+    Carried,
+    NotYetError,
+    OrderError,
+    integration_of,
+    state_delivering,
+)
 from reconciler.model.clock import rfc3339
 from reconciler.model.condition import Reason
 from reconciler.model.record import LogLevel
-from reconciler.store import erasure, jobs, journal, rollback, runs
+from reconciler.store import erasure, jobs, journal, pushed, rollback, runs
 from reconciler.store.database import Tx
 from reconciler.store.erasure import Erased
 from reconciler.store.history import NotKeptError
@@ -30,6 +38,7 @@ def roll_back(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
         )
     except NotKeptError as error:
         raise OrderError(str(error)) from None
+    pushed.forget_contents(tx, row.id)
     jobs.put(tx, kind="sync", ref=str(run.id), key=str(row.id), prio=ASKED_PRIO, due_at=now)
     return Carried({"run": run.public_id}, start=(Asked("sync", str(run.id)),), stop=stopped)
 
@@ -42,7 +51,13 @@ def erase(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
 
 
 def purge(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    """With `once_disconnected` it waits for that, and is refused where it has not come by then."""
     row = integration_of(tx, order, with_removed=True)
+    patience = order.params.get("once_disconnected")
+    if patience and row.is_connected:
+        if rfc3339(now) < patience:
+            raise NotYetError
+        raise OrderError(f"{row.ref} is still connected: nothing was purged")
     stopped = _end_runs(tx, row.id, now)
     erased = erasure.purge(tx, row.id, rfc3339(now))
     forgotten = _forgotten(tx, order, row.id, erased, "all records purged", now)

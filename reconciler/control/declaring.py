@@ -3,6 +3,8 @@
 In: desired state. Called by the leader for each one. A workspace whose file is broken keeps the tokens it had.
 """
 
+from collections.abc import Mapping
+
 from reconciler.model.access import PREFIX
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.finding import Severity
@@ -24,8 +26,8 @@ class Declaring:
     async def take(self, desired: DesiredState) -> None:
         at = rfc3339(self._clock.now())
         is_certain = not any(finding.severity is Severity.ERROR for finding in desired.findings)
-        wanted = _wanted(desired, at)
         before = {row.sha256: row for row in await self._database.read(tokens.declared)}
+        wanted = _wanted(desired, before, at)
         gone = [
             sha256
             for sha256, row in before.items()
@@ -40,12 +42,15 @@ def _stands(there: TokenRow | None, row: TokenRow) -> bool:
     return there is not None and there.terms == row.terms
 
 
-def _wanted(desired: DesiredState, at: str) -> dict[str, TokenRow]:
-    return {
-        token.sha256: _row(workspace, token, at)
-        for workspace, manifest in sorted(desired.workspaces.items())
-        for token in manifest.spec.tokens
-    }
+def _wanted(desired: DesiredState, before: Mapping[str, TokenRow], at: str) -> dict[str, TokenRow]:
+    """A hash can be read in Git. Who declares that of another workspace does not get its token: it stays where it was."""
+    found: dict[str, TokenRow] = {}
+    for workspace, manifest in sorted(desired.workspaces.items()):
+        for token in manifest.spec.tokens:
+            there = before.get(token.sha256)
+            if token.sha256 not in found or (there is not None and there.workspace == workspace):
+                found[token.sha256] = _row(workspace, token, at)
+    return found
 
 
 def _row(workspace: str, token: Token, at: str) -> TokenRow:

@@ -81,9 +81,11 @@ class Failures:
             if next_at is None:
                 agenda.rest(tx, row.id)
             integrations.record_failure(tx, row.id, next_at)
-            probes.count_probe(tx, row.id, at, is_good=False)
+            if reason is not Reason.AWAITING_AUTHORIZATION:  # nothing was asked of the remote
+                probes.count_probe(tx, row.id, at, is_good=False)
             tell_bad(tx, visit, at, {"reason": reason, "message": message})
             return True
 
         if await self._database.write(record):
-            self._journal(row.id, LogLevel.ERROR, message, reason=reason, retry_attempt=row.retries + 1)
+            level = LogLevel.WARN if reason is Reason.AWAITING_AUTHORIZATION else LogLevel.ERROR
+            self._journal(row.id, level, message, reason=reason, retry_attempt=row.retries + 1)

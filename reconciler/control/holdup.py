@@ -66,7 +66,7 @@ def _unconnected(row: IntegrationRow, said: Mapping[ConditionType, Condition]) -
     if connected is not None and connected.reason is Reason.DISABLED:
         return Holdup("disabled", f"set spec.enabled to true in {row.file}")
     if connected is not None and connected.reason is Reason.AWAITING_AUTHORIZATION:
-        return Holdup(f"not connected yet: {_told(connected)}", "somebody has to sign in there")
+        return Holdup("a person has to allow it first", f"reconciler authorize {row.ref}")
     return Holdup(f"not connected yet: {_told(connected) if connected else 'waiting for its first reconcile'}")
 
 

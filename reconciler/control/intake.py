@@ -234,7 +234,7 @@ def _report(tx: Tx, plan: Plan, outcome: str, now: datetime, stored: Sequence[Fi
         journal.replace_findings(tx, plan.findings)
     if plan.actions or plan.blocks:
         counts = {str(action): count for action, count in plan.counts.items()}
-        journal.record_revision(tx, plan.head_revision, outcome, plan.digest, counts, rfc3339(now))
+        journal.record_revision(tx, plan.head_revision, outcome, plan.digest, counts, len(plan.findings), rfc3339(now))
 
 
 def _with_all_findings(resolution: Resolution) -> DesiredState:

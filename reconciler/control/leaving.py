@@ -27,7 +27,15 @@ from reconciler.store.runs import Run
 LETTING_GO_TRIES = 32
 BY_GIT = "git"
 _OVER = tuple(Say(t, None) for t in (ConditionType.RECONCILING, ConditionType.STALLED))
-_GONE = tuple(Say(t, None) for t in (ConditionType.FRESH, ConditionType.DELIVERING, ConditionType.DRIFTED))
+_GONE = tuple(
+    Say(t, None)
+    for t in (
+        ConditionType.FRESH,
+        ConditionType.DELIVERING,
+        ConditionType.DRIFTED,
+        ConditionType.CREDENTIAL_EXPIRING,
+    )
+)
 
 
 class Leaver:

@@ -8,21 +8,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from reconciler.control import dataset_orders, holdup
-from reconciler.control.carried import ASKED_PRIO, Asked, Carried, OrderError, integration_of, state_delivering
+from reconciler.control import dataset_orders, event_orders, holdup
+from reconciler.control.carried import ASKED_PRIO, Asked, Carried, NotYetError, OrderError, integration_of
+from reconciler.control.credentials import renewable
 from reconciler.control.schedule import make_run
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import Reason
-from reconciler.model.event import DeliveryStatus
 from reconciler.model.record import Scope
-from reconciler.store import deliveries, integrations, jobs, journal, rejects, runs
+from reconciler.store import integrations, inventory, jobs, journal, rejects, runs
 from reconciler.store.database import Database, Tx
 from reconciler.store.errors import StoreError
 from reconciler.store.journal import OperatorRequest
 from reconciler.store.runs import NewRun
 
-__all__ = ["Carried", "OrderError", "Orders", "carry_out"]
-_RETRYABLE = (DeliveryStatus.DEAD, DeliveryStatus.UNKNOWN, DeliveryStatus.CANCELLED, DeliveryStatus.DELIVERED)
+__all__ = ["Carried", "OrderError", "Orders", "carry_out", "obey"]
 
 
 def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
@@ -35,11 +34,11 @@ def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
         "erase": dataset_orders.erase,
         "purge": dataset_orders.purge,
         "reconcile": _reconcile,
+        "renew-credentials": _renew,
         "suspend": _suspend,
         "resume": _resume,
         "approve": _approve,
-        "retry-delivery": _retry_delivery,
-        "cancel-delivery": _cancel_delivery,
+        **event_orders.KNOWN,
     }
     if order.kind not in known:
         raise OrderError(
@@ -48,9 +47,18 @@ def carry_out(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     return known[order.kind](tx, order, now)
 
 
+def obey(tx: Tx, order: OperatorRequest, now: datetime, *, is_observing: bool) -> Carried:
+    """Carry it out and answer it, in the caller's transaction; raises OrderError, and what a wrong parameter raises."""
+    if is_observing and _acts(order):
+        raise OrderError("this daemon only observes (--observe): it changes, syncs and sends nothing")
+    carried = carry_out(tx, order, now)
+    journal.answer(tx, order.id, {"ok": True, **carried.result}, rfc3339(now))
+    return carried
+
+
 def _acts(order: OperatorRequest) -> bool:
     """Whether a job has to be done for it; a reconcile of all begins with a look at Git."""
-    return order.kind in {"sync", "replay", "rollback", "retry-delivery"} or (
+    return order.kind in {"sync", "replay", "rollback", "renew-credentials", *event_orders.SENDING} or (
         order.kind == "reconcile" and order.integration_id is not None
     )
 
@@ -112,6 +120,22 @@ def _reconcile(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     return Carried({"integration": str(row.ref)}, start=(Asked("reconcile", key),))
 
 
+def _renew(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
+    """What can be obtained again without a person is: the reconcile that follows has to."""
+    row = integration_of(tx, order)
+    held = holdup.of_integration(tx, row)
+    if held is not None:
+        raise OrderError(f"credentials of {row.ref} cannot be renewed now: {held}")
+    names = renewable(tx, row.id)
+    if not names:
+        raise OrderError(
+            f"{row.ref} has no credential that can be renewed here: put a new one into its manifest, "
+            f"or, where a person allowed it: reconciler authorize {row.ref}"
+        )
+    inventory.expire_credentials(tx, row.id, names, rfc3339(now))
+    return _reconcile(tx, order, now)
+
+
 def _suspend(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     row = integration_of(tx, order)
     until = order.params.get("until")
@@ -148,52 +172,22 @@ def _approve(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     return Carried({"digest": digest}, is_replan=True)
 
 
-def _delivery(tx: Tx, order: OperatorRequest) -> deliveries.Delivery:
-    delivery_id = str(order.params.get("delivery", ""))
-    found = deliveries.find(tx, delivery_id)
-    if found is None:
-        raise OrderError(f"no delivery {delivery_id}; list them: reconciler deliveries")
-    return found
-
-
-def _retry_delivery(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
-    delivery = _delivery(tx, order)
-    if delivery.status is DeliveryStatus.FAILED:
-        key = str(delivery.integration_id)
-        jobs.put(tx, kind="deliver", ref=str(delivery.id), key=key, prio=ASKED_PRIO, due_at=now)
-        return Carried({"delivery": delivery.public_id}, start=(Asked("deliver", str(delivery.id)),))
-    if delivery.reason == Reason.ERASED:
-        raise OrderError(f"{delivery.public_id} cannot be sent again: {delivery.error}")
-    if delivery.status not in _RETRYABLE:
-        raise OrderError(f"{delivery.public_id} is {delivery.status}; only an ended delivery can be sent again")
-    if not delivery.fields and delivery.error:
-        raise OrderError(f"{delivery.public_id} could not be rendered: {delivery.error}; mend the template first")
-    target = integrations.get(tx, delivery.integration_id)
-    if target is None or target.removed_at is not None:
-        raise OrderError(f"{delivery.public_id} was for an integration that is gone")
-    new_id = deliveries.retry(tx, delivery, rfc3339(now))
-    jobs.put(tx, kind="deliver", ref=str(new_id), key=str(delivery.integration_id), prio=ASKED_PRIO, due_at=now)
-    made = deliveries.get(tx, new_id)
-    public = made.public_id if made else ""
-    return Carried({"delivery": public, "retry_of": delivery.public_id}, start=(Asked("deliver", str(new_id)),))
-
-
-def _cancel_delivery(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
-    delivery = _delivery(tx, order)
-    if not deliveries.cancel(tx, delivery.id, Reason.CANCELLED, rfc3339(now)):
-        raise OrderError(f"{delivery.public_id} is {delivery.status}; only a pending or failed one can be cancelled")
-    jobs.drop(tx, kind="deliver", ref=str(delivery.id))
-    state_delivering(tx, delivery.integration_id, rfc3339(now))
-    return Carried({"delivery": delivery.public_id})
-
-
 class Orders:
     """`tick` carries out every open request, each in a transaction of its own with its answer.
 
-    `is_observing`: what would not be done by a daemon that only looks is refused.
+    `is_observing`: what would not be done by a daemon that only looks is refused. `aside` takes, by kind, what lasts too long
+    for a transaction, and answers it itself; it is handed each of these at every tick until then.
     """
 
-    def __init__(self, database: Database, clock: Clock, *, is_observing: bool = False) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        is_observing: bool = False,
+        aside: Mapping[str, Callable[[OperatorRequest], None]] | None = None,
+    ) -> None:
+        self._aside = aside or {}
         self._database = database
         self._clock = clock
         self._is_observing = is_observing
@@ -202,8 +196,13 @@ class Orders:
         """What was carried out; where the store fails in between, the rest stays open for the next call."""
         done: list[Carried] = []
         for order in await self._database.read(journal.open_requests):
+            if order.kind in self._aside:
+                self._aside[order.kind](order)
+                continue
             try:
                 done.append(replace(await self._carry_out(order), kind=order.kind, by=order.requested_by))
+            except NotYetError:
+                continue
             except StoreError:
                 if not done:
                     raise
@@ -213,16 +212,9 @@ class Orders:
     async def _carry_out(self, order: OperatorRequest) -> Carried:
         now = self._clock.now()
 
-        def do(tx: Tx) -> Carried:
-            if self._is_observing and _acts(order):
-                raise OrderError("this daemon only observes (--observe): it changes, syncs and sends nothing")
-            carried = carry_out(tx, order, now)
-            journal.answer(tx, order.id, {"ok": True, **carried.result}, rfc3339(now))
-            return carried
-
         try:
-            return await self._database.write(do)
-        except StoreError:
+            return await self._database.write(lambda tx: obey(tx, order, now, is_observing=self._is_observing))
+        except (StoreError, NotYetError):
             raise
         except (OrderError, ValueError) as error:
             refusal = {"ok": False, "error": str(error)}

@@ -8,11 +8,13 @@ import asyncio
 from datetime import timedelta
 from random import Random
 
-from reconciler.model.clock import Clock, rfc3339
+from reconciler.control.consent import WARNING, expiring, probed, turned
+from reconciler.model.clock import Clock, from_rfc3339, rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.sdk.contract import Probe, Subscribes
 from reconciler.sdk.live import Connections, NotConnectableError
-from reconciler.store import agenda, conditions, jobs, probes
+from reconciler.store import agenda, conditions, integrations, jobs, probes
+from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.errors import StoreError
 from reconciler.store.probes import ProbeRecord
@@ -41,8 +43,15 @@ class Prober:
     """`tick` probes what is due; call it about once a second."""
 
     def __init__(
-        self, database: Database, connections: Connections, clock: Clock, random: Random, every: timedelta
+        self,
+        database: Database,
+        connections: Connections,
+        clock: Clock,
+        random: Random,
+        every: timedelta,
+        warn_before: timedelta = WARNING,
     ) -> None:
+        self._warn_before = warn_before
         self._database = database
         self._connections = connections
         self._clock = clock
@@ -79,7 +88,11 @@ class Prober:
         if isinstance(live.connector, Subscribes):
             return None
         started = self._clock.monotonic()
-        return probe_record(await live.connector.probe(), self._clock.monotonic() - started)
+        return probe_record(await probed(live), self._clock.monotonic() - started)
+
+    def _expiring(self, record: ProbeRecord) -> Say:
+        until = record.credential_expires_at
+        return expiring(from_rfc3339(until) if until else None, self._clock.now(), self._warn_before)
 
     async def _put_off(self, integration_id: int) -> None:
         soon = rfc3339(self._clock.now() + NOT_KNOWN_PAUSE)
@@ -90,8 +103,13 @@ class Prober:
         next_at = rfc3339(now + self._every * self._random.uniform(0.9, 1.1))
 
         def store(tx: Tx) -> None:
-            connected = conditions.conditions(tx, integration_id).get(ConditionType.CONNECTED)
-            if record is not None and connected is not None and connected.truth is Truth.TRUE:
+            said = conditions.conditions(tx, integration_id)
+            connected, ending = said.get(ConditionType.CONNECTED), said.get(ConditionType.CREDENTIAL_EXPIRING)
+            is_up = connected is not None and connected.truth is Truth.TRUE
+            is_same = record is not None and not (
+                turned(self._expiring(record), ending) or is_somebody_else(tx, integration_id, record)
+            )
+            if record is not None and is_up and is_same:
                 probes.record_probe(tx, integration_id, record, rfc3339(now), next_at)
             else:  # what turned is told by the reconcile alone, so that it is told once
                 agenda.set_next_probe(tx, integration_id, next_at)
@@ -99,3 +117,9 @@ class Prober:
                 jobs.put(tx, kind="reconcile", ref=key, key=key, prio=PRIO, due_at=now)
 
         await self._database.write(store)
+
+
+def is_somebody_else(tx: Tx, integration_id: int, record: ProbeRecord) -> bool:
+    """Connected as another account than the last time that it was told."""
+    row = integrations.get(tx, integration_id)
+    return row is not None and row.identity not in {"", record.identity}

@@ -6,12 +6,13 @@ in `leaving`, what a failure means in `failing`.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 
 from reconciler.control.book import Book, secrets_said
+from reconciler.control.consent import WARNING, Consent, expiring, probed, turned
 from reconciler.control.failing import Failures
 from reconciler.control.leaving import BY_GIT, Leaver
 from reconciler.control.objects import ObjectChanges, Objects
@@ -46,6 +47,8 @@ class Pace:
 
     probe_every: timedelta = timedelta(minutes=5)
     deadline: timedelta = timedelta(minutes=3)
+    warn_before: timedelta = WARNING
+    """How long before a credential ends a person is told of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Reconciler:
         random: Random,
         halt: Halt,
         pace: Pace | None = None,
+        *,
+        consent: Consent | None = None,
     ) -> None:
         self._database = database
         self._book = book
@@ -79,6 +84,7 @@ class Reconciler:
         self._clock = clock
         self._random = random
         self._pace = pace or Pace()
+        self._consent = consent or Consent(database, "")
         self._dependents = Dependents()
         self._failures = Failures(database, journal, clock, random)
         self._leaver = Leaver(database, connections, journal, clock, halt)
@@ -127,7 +133,7 @@ class Reconciler:
         waiting = await self._waiting_for(row.ref, desired)
         if waiting:
             return await self._wait(visit, waiting)
-        return await self._connected(visit, desired, await self._look(row.id))
+        return await self._connected(visit, desired, await self._look(row))
 
     def _secrets(self, ref: Ref) -> Say:
         """Of what Git wants: to be connected with a last good spec does not make it readable."""
@@ -138,14 +144,15 @@ class Reconciler:
         until = row.suspended_until
         return row.suspended_by == BY_GIT or (until is not None and from_rfc3339(until) <= self._clock.now())
 
-    async def _look(self, integration_id: int) -> _Seen:
+    async def _look(self, row: IntegrationRow) -> _Seen:
         """Probe the remote and bring our objects there to what is wanted."""
         limit = self._pace.deadline.total_seconds()
         try:
             async with asyncio.timeout(limit):
-                live = await self._connections.live(integration_id)
+                live = await self._connections.live(row.id)
+                await self._consent.offer(live, row.generation)
                 started = self._clock.monotonic()
-                probe = await live.connector.probe()
+                probe = await probed(live)
                 latency = self._clock.monotonic() - started
                 return _Seen(live, probe, latency, await self._objects(live))
         except TimeoutError:
@@ -171,6 +178,7 @@ class Reconciler:
         now, row = self._clock.now(), visit.row
         at = rfc3339(now)
         waiting = self._dependents.of(self._book.state, row.ref)
+        changed = _other_identity(row, seen.probe)
 
         def record(tx: Tx) -> bool:
             if not visit.is_current(tx) or not integrations.record_applied(
@@ -180,9 +188,13 @@ class Reconciler:
             next_probe = rfc3339(now + self._pace.probe_every * self._random.uniform(0.9, 1.1))
             probes.record_probe(tx, row.id, probe_record(seen.probe, seen.latency), at, next_probe)
             integrations.record_drift(tx, row.id, seen.changes.drifted)
-            said = [self._secrets(row.ref), *_good(seen), *_outdated(tx, visit, seen.live)]
+            ending = expiring(seen.probe.credential_expires_at, now, self._pace.warn_before)
+            before = conditions.conditions(tx, row.id).get(ConditionType.CREDENTIAL_EXPIRING)
+            said = [self._secrets(row.ref), *_good(seen, changed), ending, *_outdated(tx, visit, seen.live)]
             conditions.say(tx, row.id, row.generation, said, at)
-            tell_good(tx, visit, at, {"identity": seen.probe.identity})
+            tell_good(tx, visit, at, {"identity": seen.probe.identity, **changed})
+            if ending.truth is not None and turned(ending, before):
+                journal.emit(tx, row.id, Lifecycle.EXPIRING, at, {"message": ending.message})
             if seen.changes.drifted and list(row.drifted) != seen.changes.drifted:
                 journal.emit(tx, row.id, Lifecycle.DRIFTED, at, {"objects": seen.changes.drifted})
             self._plan_syncs(tx, visit, seen.live, now)
@@ -191,8 +203,9 @@ class Reconciler:
             return True
 
         if await self._database.write(record):
-            latency_ms = round(seen.latency * 1000)
-            self._journal(row.id, LogLevel.INFO, "connected", identity=seen.probe.identity, latency_ms=latency_ms)
+            latency_ms, level = round(seen.latency * 1000), LogLevel.WARN if changed else LogLevel.INFO
+            who = {"identity": seen.probe.identity, **changed}
+            self._journal(row.id, level, "connected", **who, latency_ms=latency_ms)
         return Outcome()
 
     def _plan_syncs(self, tx: Tx, visit: Visit, live: Live, now: datetime) -> None:
@@ -248,12 +261,20 @@ def _applied(row: IntegrationRow, desired: DesiredIntegration, seen: _Seen) -> A
     )
 
 
-def _good(seen: _Seen) -> list[Say]:
+def _other_identity(row: IntegrationRow, probe: Probe) -> dict[str, str]:
+    """Another account than before, as after somebody else authorized it: what it may see and who is named may differ."""
+    if row.identity in ("", probe.identity):
+        return {}
+    return {"identity_before": row.identity}
+
+
+def _good(seen: _Seen, changed: Mapping[str, str]) -> list[Say]:
     probe = seen.probe
+    before = f", before as {changed['identity_before']}" if changed else ""
     missing = f"; missing: {', '.join(probe.missing)}" if probe.missing else ""
     drifted = ", ".join(seen.changes.drifted)
     return [
-        Say(ConditionType.CONNECTED, Truth.TRUE, Reason.SUCCEEDED, f"connected as {probe.identity}{missing}"),
+        Say(ConditionType.CONNECTED, Truth.TRUE, Reason.SUCCEEDED, f"connected as {probe.identity}{before}{missing}"),
         Say(ConditionType.RECONCILING, None),
         Say(ConditionType.STALLED, None),
         Say(ConditionType.DRIFTED, Truth.TRUE if drifted else None, Reason.DRIFT_DETECTED, drifted),

@@ -15,7 +15,7 @@ from reconciler.model.clock import Clock, rfc3339
 from reconciler.model.finding import Severity
 from reconciler.model.manifest import Retention
 from reconciler.model.state import DesiredState
-from reconciler.store import retention
+from reconciler.store import inbox, requests, retention
 from reconciler.store.database import Database, Tx
 from reconciler.store.retention import Moments, Tenants
 
@@ -48,6 +48,8 @@ class Retaining:
             await self._until_done(partial(retention.drop_history, tenants=tenants, before=_moments(kept, now)))
             await self._cut_versions(tenants, kept, now)
         await self._until_done(partial(retention.drop_shared, before=_ago(now, DEFAULT.events)))
+        await self._until_done(partial(_drop_requests, now=now))
+        await self._until_done(partial(inbox.drop_old, before=_ago(now, inbox.KEPT)))
 
     async def _settings(self, desired: DesiredState) -> Mapping[str, Retention]:
         """What each workspace says that does not keep things as usual."""
@@ -71,6 +73,15 @@ class Retaining:
     async def _until_done(self, bite: Callable[[Tx], int]) -> None:
         while await self._database.write(bite):
             await self._clock.sleep(PAUSE_SECONDS)
+
+
+def _drop_requests(tx: Tx, now: datetime) -> int:
+    return requests.drop_old(tx, _ago(now, requests.KEPT), _ago(now, requests.AUDIT_KEPT))
+
+
+def logs_kept(tx: Tx, workspace: str) -> timedelta:
+    """How long log lines of that workspace are kept, as its manifest said last."""
+    return _read(retention.remembered(tx)).get(workspace, DEFAULT).logs
 
 
 def _said(desired: DesiredState) -> dict[str, Retention]:

@@ -109,10 +109,12 @@ def make_run(tx: Tx, new: NewRun, prio: int, now: datetime) -> str:
 
 
 def _stands_for(run: Run, new: NewRun) -> bool:
-    """A replay reads nothing of the remote, a listing of keys no record, and only a full run finds what that would."""
+    """A replay reads nothing of the remote, a run for what was sent to us only that, a listing of keys no record, and only a
+    full run finds what that would.
+    """
     if new.scope is Scope.KEYS:
         return run.is_sync and run.scope in (Scope.KEYS, Scope.FULL) and run.entities is None
-    return not run.is_replay and run.scope is not Scope.KEYS
+    return not (run.is_replay or run.is_inbound) and run.scope is not Scope.KEYS
 
 
 class Scheduler:

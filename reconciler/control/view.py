@@ -48,8 +48,8 @@ class IntegrationView:
         """What a person should read first: the reason of Ready where it is not true, else of what degrades it."""
         if self.ready.truth is not Truth.TRUE:
             return f"{self.ready.reason}: {self.ready.message}"
-        drifted = self.conditions.get(ConditionType.DRIFTED)
-        return f"{drifted.reason}: {drifted.message}" if drifted else self.ready.message
+        soft = self.conditions.get(ConditionType.DRIFTED) or self.conditions.get(ConditionType.CREDENTIAL_EXPIRING)
+        return f"{soft.reason}: {soft.message}" if soft else self.ready.message
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,13 @@
 whether the remote took it: a channel that drops repeats gets it again, one that can be searched is searched first, and
 for any other the delivery ends as `unknown`, visible and never doubled. Retries follow the schedule of Standard Webhooks
 (spec v1.0.0), a `Retry-After` moves them back, and after the last one the delivery is dead.
+
+Who has delivered goes on with what waits for the same target (`_Row`): it is told that the one arrived and begins the next in
+one transaction, which several targets share.
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from random import Random
@@ -29,16 +33,27 @@ from reconciler.sdk.errors import (
     UnsupportedError,
     place_of,
 )
+from reconciler.sdk.exchange import Trail, current_trail
 from reconciler.sdk.live import Connections, Journal, Live, NotConnectableError
-from reconciler.store import conditions, deliveries, integrations, jobs
+from reconciler.store import conditions, deliveries, integrations, jobs, lanes
 from reconciler.store.database import Database, Tx
 from reconciler.store.deliveries import Delivery
 from reconciler.store.integrations import IntegrationRow
+from reconciler.store.together import Together
 
 SCHEDULE = tuple(timedelta(seconds=s) for s in (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400))
 # a target that is connected again wakes what waits for it; this is a safety net
 NOT_CONNECTED_PAUSE = timedelta(minutes=5)
 NOT_KNOWN_PAUSE = timedelta(seconds=5)
+MOST_IN_A_ROW = 200
+LONGEST_ROW = 3.0  # seconds; a daemon that stops waits for it
+TOGETHER = 32
+Attempted = Callable[[str, Delivery, DeliveryStatus, float], None]
+"""Told of what was sent beside the delivery of a job itself: connector, delivery, its status, seconds."""
+
+
+def tell_nobody(_: str, __: Delivery, ___: DeliveryStatus, ____: float) -> None:
+    """For those who count nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +66,25 @@ class _Ready:
     is_repeat: bool
 
 
+@dataclass(slots=True)
+class _Row:
+    """Deliveries to one target one after the other, under one claim. `own` is the job's: the engine settles its row."""
+
+    claim: Claim
+    own: int
+    generation: int
+    live: Live
+    until: float
+    left: int
+    following: _Ready | None = None
+
+
 class _UnknowableError(AmbiguousError):
     """Whether an earlier attempt arrived cannot be found out with this credential: it is not sent again."""
+
+
+_Record = Callable[[Tx], tuple[Delivery, bool] | None]
+_Begin = Callable[[Tx], tuple[Delivery | None, bool, bool]]
 
 
 class Deliverer:
@@ -66,6 +98,8 @@ class Deliverer:
         clock: Clock,
         random: Random,
         deadline: timedelta | None = None,
+        attempted: Attempted = tell_nobody,
+        in_a_row: int = MOST_IN_A_ROW,
     ) -> None:
         self._database = database
         self._connections = connections
@@ -73,6 +107,10 @@ class Deliverer:
         self._clock = clock
         self._random = random
         self._deadline = deadline
+        self._attempted = attempted
+        self._in_a_row = in_a_row
+        self._arrivals = Together(self._record_all, TOGETHER)
+        self._beginnings = Together(self._begin_all, TOGETHER)
 
     async def run(self, job: Job, claim: Claim) -> Outcome:
         """Do one attempt; asks to be called again when the delivery is to be tried again."""
@@ -93,7 +131,13 @@ class Deliverer:
         ready = await self._begin(waiting, claim, live, channel)
         if ready is None:
             return Outcome()
-        return await self._attempt(ready)
+        until = self._clock.monotonic() + LONGEST_ROW
+        row = _Row(claim, waiting.id, target.generation, live, until, self._in_a_row)
+        outcome = await self._attempt(ready, row)
+        while row.following is not None:
+            ready, row.following = row.following, None
+            await self._attempt(ready, row)
+        return outcome
 
     async def _live(self, target: IntegrationRow) -> Live:
         """Waiting for a target to be connected, resumed or given a good credential is no attempt."""
@@ -109,15 +153,16 @@ class Deliverer:
         return Outcome()
 
     async def _begin(self, waiting: Delivery, claim: Claim, live: Live, channel: Channel | None) -> _Ready | None:
-        at = rfc3339(self._clock.now())
+        now = self._clock.now()
+        until = rfc3339(now + self._patience(channel)) if channel is not None else None
 
         def begin(tx: Tx) -> tuple[Delivery | None, bool, bool]:
             is_doubtful = deliveries.is_doubtful(tx, waiting.id)
-            interrupted = deliveries.take_over(tx, waiting.id, claim.fence)
-            begun = interrupted or deliveries.begin(tx, waiting.id, claim.fence, at)
+            interrupted = deliveries.take_over(tx, waiting.id, claim.fence, until)
+            begun = interrupted or deliveries.begin(tx, waiting.id, claim.fence, rfc3339(now), until)
             return begun, interrupted is not None, is_doubtful
 
-        delivery, is_interrupted, is_doubtful = await self._database.write(begin)
+        delivery, is_interrupted, is_doubtful = await self._beginnings(begin)
         if delivery is None:
             return None
         if channel is None:
@@ -130,26 +175,43 @@ class Deliverer:
             return None
         return _Ready(delivery, live, channel, is_interrupted or is_doubtful)
 
-    async def _attempt(self, ready: _Ready) -> Outcome:
-        started = self._clock.monotonic()
-        delivery = ready.delivery
-        patience = (self._deadline or ready.channel.deadline).total_seconds()
+    def _patience(self, channel: Channel) -> timedelta:
+        return self._deadline or channel.deadline
+
+    async def _attempt(self, ready: _Ready, row: _Row) -> Outcome:
+        """What it came to is recorded; the outcome is that of the row of its job."""
+        started, trail = self._clock.monotonic(), Trail()
+        before = current_trail.set(trail)
+        try:
+            came_to = await self._tried(ready)
+        finally:
+            current_trail.reset(before)
+        if isinstance(came_to, BudgetSpentError):
+            return await self._put_off(ready, came_to, row)
+        outcome = replace(came_to, exchange=trail.exchange, seconds=self._clock.monotonic() - started)
+        await self._record(ready.delivery, outcome, row)
+        if ready.delivery.id != row.own:
+            self._attempted(row.live.connector.type, ready.delivery, outcome.status, outcome.seconds or 0.0)
+        return Outcome(again_at=from_rfc3339(outcome.next_at) if outcome.next_at else None)
+
+    async def _tried(self, ready: _Ready) -> deliveries.Outcome | BudgetSpentError:
+        """The error where it was not sent because it has to wait its turn."""
+        patience = self._patience(ready.channel).total_seconds()
         try:
             async with asyncio.timeout(patience):
                 receipt = await self._send(ready)
         except TimeoutError:
             error: ConnectorError = AmbiguousError(f"no answer within {patience:.0f} s", reason=Reason.TIMED_OUT)
-            return await self._failed(ready, error, started)
+            return self._failed(ready, error)
+        except BudgetSpentError as raised:
+            # Nothing was asked, because too much is to be sent: waiting its turn is no attempt, or a long queue would die.
+            return self._failed(ready, raised) if ready.is_repeat else raised
         except ConnectorError as raised:
-            return await self._failed(ready, raised, started)
+            return self._failed(ready, raised)
         except Exception as raised:  # noqa: BLE001 - a connector's own fault: it may or may not have been sent
-            return await self._failed(ready, self._fault(ready, raised), started)
+            return self._failed(ready, self._fault(ready, raised))
         values = {"remote_id": receipt.remote_id, "url": receipt.url, **receipt.detail}
-        outcome = deliveries.Outcome(
-            DeliveryStatus.DELIVERED, Reason.SUCCEEDED, receipt=values, seconds=self._clock.monotonic() - started
-        )
-        await self._record(delivery, outcome)
-        return Outcome()
+        return deliveries.Outcome(DeliveryStatus.DELIVERED, Reason.SUCCEEDED, receipt=values)
 
     def _fault(self, ready: _Ready, error: Exception) -> ConnectorError:
         """Its text may hold anything, so it goes to the redacted log alone."""
@@ -161,7 +223,7 @@ class Deliverer:
         delivery, connector = ready.delivery, ready.live.connector
         first = delivery.first_attempt_at
         message = Message(
-            delivery_id=delivery.public_id,
+            delivery_id=delivery.message_id or delivery.public_id,
             event_id=delivery.event_id,
             event_type=delivery.event_type,
             fields=delivery.fields,
@@ -178,10 +240,8 @@ class Deliverer:
                 return replace(found, detail={**found.detail, "found": True})
         return await connector.deliver(ready.channel, message)
 
-    async def _failed(self, ready: _Ready, error: ConnectorError, started: float) -> Outcome:
-        if isinstance(error, BudgetSpentError) and not ready.is_repeat:
-            return await self._put_off(ready.delivery, error)
-        delivery, seconds = ready.delivery, self._clock.monotonic() - started
+    def _failed(self, ready: _Ready, error: ConnectorError) -> deliveries.Outcome:
+        delivery = ready.delivery
         self._journal(
             delivery.integration_id,
             LogLevel.WARN,
@@ -194,25 +254,28 @@ class Deliverer:
             },
         )
         status, next_at = self._fate(ready, error)
-        outcome = deliveries.Outcome(
+        return deliveries.Outcome(
             status,
             Reason.DELIVERY_UNKNOWN if status is DeliveryStatus.UNKNOWN else error.why,
             error.message,
             progress=error.progress if isinstance(error, PartialDeliveryError) else None,
             next_at=rfc3339(next_at) if next_at else None,
-            seconds=seconds,
             is_doubtful=isinstance(error, AmbiguousError),
+            is_refused=isinstance(error, UnauthorizedError),
         )
-        await self._record(delivery, outcome, is_refused=isinstance(error, UnauthorizedError))
-        return Outcome(again_at=next_at)
 
-    async def _put_off(self, delivery: Delivery, error: BudgetSpentError) -> Outcome:
-        """Nothing was asked, because too much is to be sent: waiting its turn is no attempt, or a long queue would die."""
-        next_at = self._clock.now() + (error.retry_after or NOT_KNOWN_PAUSE)
+    async def _put_off(self, ready: _Ready, error: BudgetSpentError, row: _Row) -> Outcome:
+        delivery, next_at = ready.delivery, self._clock.now() + (error.retry_after or NOT_KNOWN_PAUSE)
         self._journal(
             delivery.integration_id, LogLevel.DEBUG, f"delivery waits: {error.message}", delivery=delivery.public_id
         )
-        await self._database.write(lambda tx: deliveries.take_back(tx, delivery))
+
+        def take_back(tx: Tx) -> None:
+            deliveries.take_back(tx, delivery)
+            if delivery.id != row.own:
+                lanes.put_off(tx, delivery.id, next_at)
+
+        await self._database.write(take_back)
         await self._journal.flush()
         return Outcome(again_at=next_at)
 
@@ -228,21 +291,49 @@ class Deliverer:
         return DeliveryStatus.FAILED, self._clock.now() + max(pause, asked or timedelta())
 
     async def _settle(self, delivery: Delivery, status: DeliveryStatus, reason: Reason, message: str) -> None:
-        await self._record(delivery, deliveries.Outcome(status, reason, message))
+        await self._record(delivery, deliveries.Outcome(status, reason, message), None)
 
-    async def _record(self, delivery: Delivery, outcome: deliveries.Outcome, *, is_refused: bool = False) -> None:
+    async def _record(self, delivery: Delivery, outcome: deliveries.Outcome, row: _Row | None) -> None:
         """A receipt survives a power cut: it is what keeps the message from being sent twice."""
         now = self._clock.now()
+        goes_on = row if row is not None and row.left > 0 and self._clock.monotonic() < row.until else None
 
-        def record(tx: Tx) -> None:
+        def record(tx: Tx) -> tuple[Delivery, bool] | None:
             if not deliveries.settle(tx, delivery, outcome, rfc3339(now)):
-                return
+                return None
             state_delivering(tx, delivery.integration_id, outcome.status, outcome.reason, outcome.message, rfc3339(now))
-            if is_refused:
+            if outcome.is_refused:
                 key = str(delivery.integration_id)
                 jobs.put(tx, kind="reconcile", ref=key, key=key, prio=10, due_at=now)
+            if row is not None and delivery.id != row.own:
+                _free(tx, delivery.id, outcome.next_at)
+            if outcome.status is not DeliveryStatus.DELIVERED or goes_on is None:
+                return None
+            return self._next(tx, goes_on, now)
 
-        await self._database.write(record, durable=outcome.status is DeliveryStatus.DELIVERED)
+        if outcome.status is DeliveryStatus.DELIVERED:
+            begun = await self._arrivals(record)
+        else:
+            begun = await self._database.write(record)
+        if begun is not None and row is not None:
+            self._queue(row, *begun)
+        self._tell(delivery, outcome)
+        await self._journal.flush()
+
+    def _next(self, tx: Tx, row: _Row, now: datetime) -> tuple[Delivery, bool] | None:
+        def deadline_of(name: str) -> timedelta | None:
+            channel = row.live.connector.channel(name)
+            return None if channel is None else self._patience(channel)
+
+        return lanes.go_on(tx, row.claim, row.generation, now, deadline_of)
+
+    def _queue(self, row: _Row, delivery: Delivery, is_doubtful: bool) -> None:
+        channel = row.live.connector.channel(delivery.channel)
+        assert channel is not None  # noqa: S101 - it was asked for its deadline
+        row.left -= 1
+        row.following = _Ready(delivery, row.live, channel, is_doubtful)
+
+    def _tell(self, delivery: Delivery, outcome: deliveries.Outcome) -> None:
         if outcome.status in {DeliveryStatus.DEAD, DeliveryStatus.UNKNOWN}:
             self._journal(
                 delivery.integration_id,
@@ -251,4 +342,18 @@ class Deliverer:
                 delivery=delivery.public_id,
                 reason=outcome.reason,
             )
-        await self._journal.flush()
+
+    async def _record_all(self, records: Sequence[_Record]) -> Sequence[tuple[Delivery, bool] | None]:
+        """Each holds the lane of its target, so they do not interfere."""
+        return await self._database.write(lambda tx: [one(tx) for one in records], durable=True, guarded=True)
+
+    async def _begin_all(self, begins: Sequence[_Begin]) -> Sequence[tuple[Delivery | None, bool, bool]]:
+        return await self._database.write(lambda tx: [one(tx) for one in begins], guarded=True)
+
+
+def _free(tx: Tx, delivery_id: int, next_at: str | None) -> None:
+    """Of a delivery that this job is not about: its own need not be done, or waits."""
+    if next_at is None:
+        lanes.strike_out(tx, delivery_id)
+    else:
+        lanes.put_off(tx, delivery_id, from_rfc3339(next_at))

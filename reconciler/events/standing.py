@@ -9,6 +9,8 @@ from reconciler.store.database import Tx
 
 def state_delivering(tx: Tx, integration_id: int, status: DeliveryStatus, reason: str, message: str, at: str) -> None:
     """False while something is to be tried again, and when a message was lost; true when the next one arrives."""
+    if status is DeliveryStatus.DELIVERED and conditions.stands(tx, integration_id, ConditionType.DELIVERING):
+        return  # as after almost every delivery
     row = integrations.get(tx, integration_id)
     if row is None or row.removed_at is not None or status is DeliveryStatus.CANCELLED:
         return

@@ -40,7 +40,10 @@ class Subscription:
     model: type[BaseModel]
 
     def wants_type(self, workspace: str, source: str, event_type: str) -> bool:
-        """Same workspace, a matching type, a permitted source; by default an integration does not hear itself."""
+        """Same workspace, a matching type, a permitted source; by default an integration does not hear itself.
+
+        `source` is empty for what was published about no integration: that is heard where no source is named.
+        """
         if workspace != self.target.workspace or not fnmatchcase(event_type, self.event_type):
             return False
         return source != self.target.name if self.sources is None else source in self.sources
@@ -118,6 +121,8 @@ def context_of(event: Event) -> dict[str, Any]:
             "entity": event.entity,
             "key": event.key,
             "detail": event.detail,
+            "source": event.source,
+            "subject": event.subject,
         },
         "integration": {"name": event.integration, "workspace": event.workspace},
     }

@@ -19,8 +19,10 @@ from reconciler.sdk.contract import Deletes, Entity
 from reconciler.sdk.errors import RejectedError, TransientError
 from reconciler.sdk.live import Journal, Live
 from reconciler.store import dataset, jobs, rejects, runs
+from reconciler.store import progress as telling
 from reconciler.store.database import Database, Tx
 from reconciler.store.dataset import PageCommit
+from reconciler.store.progress import Batch
 from reconciler.store.runs import EntityProgress, Run
 from reconciler.sync.fields import field_filter
 from reconciler.sync.guards import PageGuard
@@ -60,7 +62,7 @@ class SameSince(Mapping[str, str]):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Everything that stays the same while one entity is read."""
+    """Everything that stays the same while one entity is read. `is_alone`: the run reads no other."""
 
     database: Database
     clock: Clock
@@ -69,6 +71,7 @@ class Reading:
     run: Run
     entity: Entity
     skew: timedelta = timedelta()
+    is_alone: bool = False
     page_deadline: timedelta = PAGE_DEADLINE
 
     @property
@@ -193,7 +196,8 @@ async def _commit(
         if page.rejects or refused:
             rejects.keep(tx, commit, page.partition, (*page.rejects, *refused))
         keep_schema(tx, reading, watching, commit)
-        runs.advance_entity(tx, reading.run, progress, page, seen, reading.entity.ordered)
+        if runs.advance_entity(tx, reading.run, progress, page, seen, reading.entity.ordered):
+            tell_page(tx, reading, page, commit)
         return wants_lane(tx, reading, page), (*page.rejects, *refused)
 
     try:
@@ -212,6 +216,17 @@ def wants_lane(tx: Tx, reading: Reading, page: Page) -> bool:
     return page.position is not None and jobs.is_due(
         tx, "reconcile", str(reading.live.integration_id), reading.clock.now()
     )
+
+
+def tell_page(tx: Tx, reading: Reading, page: Page, commit: PageCommit) -> None:
+    """To whoever watches the run."""
+    total = page.total if reading.is_alone else None
+    one = Batch(commit.entity_id, page.keys, page.deleted, page.partition, total)
+    telling.batch(tx, commit.run_id, one, commit.at)
+
+
+def tell_end(tx: Tx, commit: PageCommit) -> None:
+    telling.say_of(tx, commit.run_id, commit.entity_id, "read to its end", commit.at)
 
 
 def keep_schema(tx: Tx, reading: Reading, watching: SchemaWatch, commit: PageCommit) -> None:
@@ -276,7 +291,8 @@ async def _complete(
             rejects.forget_unmet(tx, commit.run_id, commit.entity_id)
         watching.settle(tx, commit.entity_id, is_whole=progress.is_first or reading.reads_everything)
         runs.complete_entity(tx, reading.run, progress, seen, commit.at)
-        runs.set_step(tx, reading.run.id, Step.VERSION)
+        if runs.set_step(tx, reading.run.id, Step.VERSION):
+            tell_end(tx, commit)
         return has_rejects
 
     if await reading.database.write(close):

@@ -15,7 +15,16 @@ from reconciler.sdk.errors import RejectedError
 from reconciler.store import dataset, rejects, runs
 from reconciler.store.database import Tx
 from reconciler.store.runs import EntityProgress
-from reconciler.sync.entity import LaneWantedError, Reading, page_commit, pages_of, sweep, wants_lane
+from reconciler.sync.entity import (
+    LaneWantedError,
+    Reading,
+    page_commit,
+    pages_of,
+    sweep,
+    tell_end,
+    tell_page,
+    wants_lane,
+)
 
 
 async def list_keys(reading: Reading, progress: EntityProgress) -> EntityProgress:
@@ -43,7 +52,8 @@ async def _commit(reading: Reading, progress: EntityProgress, page: Page, number
     def store(tx: Tx) -> bool:
         awaited = overdue - rejects.keys_of(tx, commit.entity_id) if overdue else overdue
         dataset.commit_keys(tx, commit, page.keys, awaited)
-        runs.advance_entity(tx, reading.run, progress, page, {}, reading.entity.ordered)
+        if runs.advance_entity(tx, reading.run, progress, page, {}, reading.entity.ordered):
+            tell_page(tx, reading, page, commit)
         return wants_lane(tx, reading, page)
 
     return await reading.database.write(store, guarded=True)
@@ -75,7 +85,8 @@ async def _complete(reading: Reading, progress: EntityProgress, number: int) -> 
             sweep(tx, reading, commit)
         dataset.fence(tx, commit.run_id, commit.fence)
         runs.complete_entity(tx, reading.run, progress, {}, commit.at)
-        runs.set_step(tx, reading.run.id, Step.VERSION)
+        if runs.set_step(tx, reading.run.id, Step.VERSION):
+            tell_end(tx, commit)
         return dataset.missing(tx, commit.run_id, commit.entity_id)
 
     if missing := await reading.database.write(close):

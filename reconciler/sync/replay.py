@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from reconciler.model.record import LogLevel, Page
 from reconciler.sdk.errors import ConnectorError, place_of
-from reconciler.store import rejects, runs
+from reconciler.store import progress as telling
+from reconciler.store import rejects, run_entities
 from reconciler.store.database import Tx
+from reconciler.store.progress import Batch
 from reconciler.store.rejects import Kept, Retried
 from reconciler.store.runs import EntityProgress
 from reconciler.sync.entity import Reading, keep_schema, page_commit, tell_schema
@@ -43,7 +45,9 @@ async def _stretch(reading: Reading, progress: EntityProgress, watching: SchemaW
             rejects.settle(tx, replace(commit, is_full=False, is_silent=is_silent), Retried(taken, left))
         keep_schema(tx, reading, watching, commit)
         at = None if following is None else {"behind": following}
-        runs.keep_place(tx, reading.run, progress.entity_id, at, len(tried.taken))
+        if run_entities.keep_place(tx, reading.run, progress.entity_id, at, len(tried.taken)):
+            ids = [key for _, page in tried.taken for key in page.keys]
+            telling.batch(tx, reading.run.id, Batch(progress.entity_id, ids), commit.at)
 
     await reading.database.write(store, guarded=True)
     tell_schema(reading, watching)

@@ -6,9 +6,10 @@ makes it failed, and neither is ever green. Called by the job engine with the ru
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -18,17 +19,31 @@ from reconciler.model.duration import render_duration
 from reconciler.model.event import Lifecycle
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.model.record import LogLevel, RunResult, Scope, Step
-from reconciler.sdk.contract import Counts, Deletes, Entity
+from reconciler.sdk.contract import Counts, Entity
 from reconciler.sdk.errors import ConnectorError, TransientError, place_of
 from reconciler.sdk.live import Connections, Journal, Live, NotConnectableError, current_run
-from reconciler.store import conditions, integrations, jobs, journal, listings, rejects, rollback, runs
+from reconciler.store import (
+    conditions,
+    inbox,
+    integrations,
+    jobs,
+    journal,
+    listings,
+    rejects,
+    rollback,
+    run_entities,
+    runs,
+)
+from reconciler.store import progress as telling
 from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.dataset import FencedError
 from reconciler.store.errors import StoreError
 from reconciler.store.history import NotKeptError
 from reconciler.store.runs import EntityProgress, Lineage, Run
+from reconciler.sync.choice import NothingToReadError, chosen_entities, speaks_for_all
 from reconciler.sync.entity import LaneWantedError, Reading, SweepRefusedError, read_entity, request_of
+from reconciler.sync.inbound import entity_of, is_taking, take_in, takes_in
 from reconciler.sync.keys import list_keys
 from reconciler.sync.replay import replay_entity
 from reconciler.sync.rollback import restore
@@ -60,10 +75,6 @@ class PausedError(Exception):
         self.why = why
 
 
-class NothingToReadError(Exception):
-    """What was asked for does not exist or is not read: the message says what there is."""
-
-
 class Syncer:
     """`run` is the job; everything it needs is handed in. `committed` is told after each run that changed something."""
 
@@ -82,6 +93,10 @@ class Syncer:
         self._clock = clock
         self._random = random
         self._committed = committed
+
+    @property
+    def _at(self) -> str:
+        return rfc3339(self._clock.now())
 
     async def run(self, job: Job, claim: Claim) -> Outcome:
         """Do one attempt at the run `job.ref`; an unfinished run asks to be called again."""
@@ -145,7 +160,9 @@ class Syncer:
         """After a start, work begins before Git was read: that is no failure of the run."""
         if error.reason is Reason.PENDING and not waiting.is_cancelling:
             if waiting.error != error.message:
-                await self._database.write(lambda tx: runs.put_off(tx, waiting.id, error.reason, error.message))
+                await self._database.write(
+                    lambda tx: runs.put_off(tx, waiting.id, error.reason, error.message, self._at)
+                )
             return Outcome(again_at=self._clock.now() + NOT_KNOWN_PAUSE)
         run = await self._take(waiting, claim, None)
         if run is None:
@@ -154,7 +171,7 @@ class Syncer:
 
     async def _pause(self, run: Run, again_at: datetime, reason: str = "", error: str = "") -> Outcome:
         """Due again, in the same place; another run of the integration may go first meanwhile."""
-        if await self._database.write(lambda tx: runs.pause(tx, run, reason, error)):
+        if await self._database.write(lambda tx: runs.pause(tx, run, self._at, reason, error)):
             return Outcome(again_at=again_at)
         return await self._give_up(run)
 
@@ -169,7 +186,7 @@ class Syncer:
     async def _cut_short(self, run: Run, live: Live, reason: Reason, message: str) -> Outcome:
         found = await self._database.read(lambda tx: runs.get(tx, run.id))
         result = RunResult.PARTIAL if found and found.counts.pages else RunResult.FAILED
-        return await self._finish(run, result, reason, message, is_whole=_is_whole(run, live))
+        return await self._finish(run, result, reason, message, is_whole=speaks_for_all(run, live))
 
     async def _take(self, waiting: Run, claim: Claim, live: Live | None) -> Run | None:
         def take(tx: Tx) -> Run | None:
@@ -192,8 +209,26 @@ class Syncer:
         reason = Reason(found.reason) if found.reason else Reason.CANCELLED
         return await self._finish(found, RunResult.CANCELLED, reason, "")
 
+    async def _take_in(self, run: Run, live: Live) -> list[EntityResult]:
+        """What waits in the inbox, entity by entity; what cannot be done is told there, too."""
+        results = []
+        await self._database.write(lambda tx: runs.set_step(tx, run.id, Step.FETCH))
+        for name in await self._database.read(lambda tx: inbox.waiting_entities(tx, live.integration_id)):
+            last, entity = await self._database.read(inbox.newest), entity_of(live, name)
+            if entity is None:
+                ended = EntityResult(name, "failed", Reason.REJECTED, f"{live.connector.type} has no entity {name}")
+            else:
+                ended = await self._entity(Reading(self._database, self._clock, self._journal, live, run, entity))
+            if ended.state == "failed":
+                await self._database.write(partial(inbox.fail_waiting, integration_id=live.integration_id,
+                    entity=name, upto=last, error=ended.error))  # fmt: skip
+            results.append(ended)
+        return results
+
     async def _read(self, run: Run, live: Live) -> list[EntityResult]:
-        entities = _chosen(run, live)
+        if is_taking(run, live):
+            return await self._take_in(run, live)
+        entities = chosen_entities(run, live)
         if not run.is_replay:
             await self._estimate(run, live, entities)
         await self._database.write(lambda tx: runs.set_step(tx, run.id, Step.FETCH))
@@ -204,7 +239,7 @@ class Syncer:
         skew = await self._skew(run)
         results = []
         for entity in entities:
-            reading = Reading(self._database, self._clock, self._journal, live, run, entity, skew)
+            reading = Reading(self._database, self._clock, self._journal, live, run, entity, skew, len(entities) == 1)
             results.append(await self._entity(reading))
             if results[-1].reason is Reason.AUTHENTICATION_FAILED:
                 break
@@ -256,7 +291,7 @@ class Syncer:
             errors, reached = errors + 1, progress.pages
             if attempt > MAX_RETRIES or errors >= MOST_ERRORS:
                 return await self._fail(reading, progress, "failed", error.why, error.message)
-            await self._wait(reading, error, attempt)
+            await self._wait(reading, progress, error, attempt)
             if error.detail.get("restart"):
                 await self._restart(reading, progress)
                 progress = await self._open(reading)
@@ -264,7 +299,7 @@ class Syncer:
     async def _read_once(self, reading: Reading, progress: EntityProgress) -> EntityResult | TransientError:
         """The entity's end, or an error that may pass."""
         try:
-            await (list_keys if reading.run.scope is Scope.KEYS else read_entity)(reading, progress)
+            await _reader(reading)(reading, progress)
         except TransientError as error:
             return error
         except SweepRefusedError as error:
@@ -305,9 +340,15 @@ class Syncer:
         return f"unexpected {where}; the log of this run has more"
 
     async def _restart(self, reading: Reading, progress: EntityProgress) -> None:
-        await self._database.write(lambda tx: runs.restart_entity(tx, reading.run.id, progress.entity_id))
+        def restart(tx: Tx) -> None:
+            run_entities.restart_entity(tx, reading.run.id, progress.entity_id)
+            if progress.is_watched:
+                message = "read again from its beginning; what was told is not told again"
+                telling.say_of(tx, reading.run.id, progress.entity_id, message, self._at)
 
-    async def _wait(self, reading: Reading, error: TransientError, attempt: int) -> None:
+        await self._database.write(restart)
+
+    async def _wait(self, reading: Reading, progress: EntityProgress, error: TransientError, attempt: int) -> None:
         pause = error.retry_after or timedelta(seconds=self._random.uniform(0, min(2.0**attempt, 30.0)))
         self._journal(
             reading.live.integration_id,
@@ -322,6 +363,11 @@ class Syncer:
                 "retry_after_ms": int(pause / timedelta(milliseconds=1)),
             },
         )
+        if progress.is_watched:
+            message = f"{error.message}; tried again in {render_duration(pause)} ({attempt} of {MAX_RETRIES})"
+            await self._database.write(
+                lambda tx: telling.say_of(tx, reading.run.id, progress.entity_id, message, self._at)
+            )
         if pause > LONGEST_WAIT:
             raise PausedError(self._clock.now() + pause, error)
         await self._clock.sleep(pause.total_seconds())
@@ -332,14 +378,20 @@ class Syncer:
         run_id = reading.run.id
         said = {**detail, "entity": reading.entity.name, "reason": reason}
         self._journal(reading.live.integration_id, LogLevel.ERROR, error, **said)
-        await self._database.write(lambda tx: runs.fail_entity(tx, run_id, progress.entity_id, state, reason, error))
+
+        def fail(tx: Tx) -> None:
+            if run_entities.fail_entity(tx, run_id, progress.entity_id, state, reason, error):
+                telling.say_of(tx, run_id, progress.entity_id, error, self._at)
+
+        await self._database.write(fail)
         return EntityResult(reading.entity.name, state, reason, error)
 
     async def _conclude(self, run: Run, live: Live, results: Sequence[EntityResult]) -> Outcome:
         wrong = [r for r in results if r.state != "complete"]
-        is_whole = _is_whole(run, live)
+        is_whole = speaks_for_all(run, live)
         if not wrong:
-            is_fresh = is_whole and run.scope is not Scope.KEYS  # what records hold was not looked at
+            # what records hold was not looked at, or nothing was pushed
+            is_fresh = is_whole and run.scope is not Scope.KEYS and (not takes_in(live) or await self._took_any(run))
             return await self._finish(run, RunResult.SUCCESS, Reason.SUCCEEDED, "", is_whole=is_fresh)
         read_any = any(r.state in {"complete", "partial"} for r in results)
         refused = any(r.reason is Reason.AUTHENTICATION_FAILED for r in wrong)
@@ -347,6 +399,10 @@ class Syncer:
         first = wrong[0]
         message = "; ".join(f"{r.name}: {r.error}" for r in wrong)
         return await self._finish(run, result, first.reason or Reason.PARTIAL, message, is_whole=is_whole)
+
+    async def _took_any(self, run: Run) -> bool:
+        found = await self._database.read(lambda tx: runs.get(tx, run.id))
+        return found is not None and found.counts.pages > 0
 
     def _tell(self, run: Run, result: RunResult, reason: Reason, error: str) -> None:
         is_expected = result in {RunResult.SUCCESS, RunResult.CANCELLED}
@@ -377,6 +433,12 @@ class Syncer:
         return Outcome()
 
 
+def _reader(reading: Reading) -> Callable[[Reading, EntityProgress], Awaitable[object]]:
+    if is_taking(reading.run, reading.live):
+        return take_in
+    return list_keys if reading.run.scope is Scope.KEYS else read_entity
+
+
 def _accepting(reading: Reading) -> str:
     return f"reconciler sync {reading.live.ref} --accept-schema"
 
@@ -384,47 +446,6 @@ def _accepting(reading: Reading) -> str:
 def _got_on(error: TransientError) -> bool:
     """Whether pages before this error were new ones: a remote that repeats itself, or starts anew, brings no new ones."""
     return error.why is not Reason.PROTOCOL_ERROR and not error.detail.get("restart")
-
-
-def _chosen(run: Run, live: Live) -> list[Entity]:
-    """The entities of this run: asked for, else the manifest's, else those read by default."""
-    offered = live.connector.entities_of(live.connector.config)
-    if live.manifest.spec.sync_direction == "outbound":
-        raise NothingToReadError("sync_direction is outbound: nothing is read")
-    unknown = sorted(set(run.entities or ()) - {e.name for e in offered})
-    if unknown and not run.is_replay:
-        there = ", ".join(e.name for e in offered) or "none"
-        raise NothingToReadError(f"no entity {', '.join(unknown)}; {live.connector.type} has: {there}")
-    chosen = _usual(live) if run.entities is None else [e for e in offered if e.name in run.entities]
-    if not chosen:
-        raise NothingToReadError(f"{live.connector.type} is asked to read no entity; see spec.sync.entities")
-    if run.scope is Scope.DELTA and run.cause == "person" and not any(e.has_delta for e in chosen):
-        raise NothingToReadError(f"{live.connector.type} has no change feed; use --scope incremental or full")
-    if run.scope is Scope.KEYS:
-        return _listable(live, chosen)
-    return chosen
-
-
-def _listable(live: Live, chosen: Sequence[Entity]) -> list[Entity]:
-    found = [e for e in chosen if e.deletes is Deletes.KEYS]
-    if not found:
-        names = ", ".join(e.name for e in chosen)
-        raise NothingToReadError(f"{live.connector.type} lists no keys alone of {names}; use --scope full")
-    return found
-
-
-def _usual(live: Live) -> list[Entity]:
-    """What a run reads for which nobody chose."""
-    names = live.manifest.spec.sync.entities
-    offered = live.connector.entities_of(live.connector.config)
-    return [e for e in offered if (e.by_default if names is None else e.name in names)]
-
-
-def _is_whole(run: Run, live: Live) -> bool:
-    """Whether the result speaks for the integration: a person may have chosen only a part of it."""
-    if run.is_replay:
-        return False
-    return run.entities is None or {e.name for e in _usual(live)} <= set(run.entities)
 
 
 def _after(tx: Tx, run: Run, result: RunResult, reason: Reason, error: str, at: str, *, is_whole: bool) -> None:
@@ -449,8 +470,9 @@ def _after(tx: Tx, run: Run, result: RunResult, reason: Reason, error: str, at: 
         **counts.told(run.scope),
         "rejected": counts.rejected,
     }
-    journal.emit(
-        tx, row.id, Lifecycle.SYNC_FAILED if result is RunResult.FAILED else Lifecycle.SYNC_COMPLETED, at, detail
-    )
+    if not run.is_inbound:  # one for each request of a remote would drown the others
+        journal.emit(
+            tx, row.id, Lifecycle.SYNC_FAILED if result is RunResult.FAILED else Lifecycle.SYNC_COMPLETED, at, detail
+        )
     if reason is Reason.AUTHENTICATION_FAILED:
         jobs.put(tx, kind="reconcile", ref=str(row.id), key=str(row.id), prio=10, due_at=from_rfc3339(at))

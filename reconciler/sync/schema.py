@@ -13,7 +13,7 @@ import msgspec
 from reconciler.model.event import Lifecycle
 from reconciler.model.manifest import Fields
 from reconciler.model.record import Reject
-from reconciler.store import journal, runs
+from reconciler.store import journal, run_entities
 from reconciler.store.database import Tx
 from reconciler.sync.shape import ENOUGH, Change, Gauge, Shape, changes, fields_of, grown, shape_of
 
@@ -76,7 +76,7 @@ class SchemaWatch:
     def keep(self, tx: Tx, integration_id: int, entity_id: int, at: str, told: dict[str, Any]) -> None:
         """What was learned, and the event of what changed; `told` is what it says besides."""
         if self._next != self._shape:
-            runs.set_shape(tx, entity_id, _written(self._next))
+            run_entities.set_shape(tx, entity_id, _written(self._next))
         if self.news:
             journal.emit(
                 tx, integration_id, Lifecycle.SCHEMA_CHANGED, at, {**told, "policy": self.policy, **_as_json(self.news)}
@@ -90,7 +90,7 @@ class SchemaWatch:
         """The entity was read to its end: with enough seen, what differs from now on is a change."""
         shape = self._shape
         if not shape.is_settled and shape.looked and (is_whole or shape.looked >= ENOUGH):
-            runs.set_shape(tx, entity_id, _written(msgspec.structs.replace(shape, is_settled=True)))
+            run_entities.set_shape(tx, entity_id, _written(msgspec.structs.replace(shape, is_settled=True)))
 
 
 def watch(policy: Policy, stored: str, fields: Fields, *, accepts: bool) -> SchemaWatch:
