@@ -37,10 +37,18 @@ def _github(port: int) -> tuple[Simulator, str]:
     return made, f"auth: {{type: token, token: {token}}}"
 
 
+def _custom(port: int) -> tuple[Simulator, str]:
+    from simulators.custom import CustomSystem
+
+    secret = secrets.token_urlsafe(24)
+    return CustomSystem(secret, port=port), f"config: {{outbound: {{url: .../hook, secret: {secret}}}}}"
+
+
 HTTP: Mapping[str, Callable[[int], tuple[Simulator, str]]] = {
     "servicenow": _servicenow,
     "slack": _slack,
     "github": _github,
+    "custom": _custom,
 }
 OTHERS = {"email": "python -m simulators.email", "hr_ldap": "python -m simulators.hr_ldap"}
 

@@ -66,6 +66,14 @@ class GitHubState(Simulator):
         self.expires: str | None = None
         self.installations: dict[int, Installed] = {}
         self.minted: dict[str, datetime] = {}
+        self.oauth_clients: dict[str, str] = {}  # client id -> secret
+        self.oauth_codes: dict[str, dict[str, str]] = {}
+        self.oauth_tokens: dict[str, datetime] = {}  # of a GitHub App's users -> when they end
+        self.oauth_refresh: dict[str, str] = {}  # refresh token -> the token it came with
+        self.oauth_expires = True  # as of a GitHub App; False as of an OAuth App
+        self.oauth_scopes: str | None = None  # what a person gives, whatever is asked for
+        self.oauth_revocations: list[str] = []
+        self.declines = False
         self.hour_limit, self.used = 5000, 0
         self.secondary: list[Mapping[str, str]] = []  # headers of coming refusals
         self.pace = SecondaryLimits()
@@ -146,7 +154,8 @@ class GitHubState(Simulator):
         if call.headers.get("x-github-api-version") not in ("2022-11-28", "2026-03-10"):
             return refuse(400, "API version is not supported")
         token = call.headers.get("authorization", "").removeprefix("Bearer ")
-        if token not in self.tokens and self.minted.get(token, self.now()) <= self.now():
+        until = self.minted.get(token) or self.oauth_tokens.get(token)
+        if token not in self.tokens and (until is None or until <= self.now()):
             return self.error(401)
         if token in self.minted and call.url_path == "/user":
             return self.error(403)

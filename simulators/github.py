@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from reconciler.sdk.testing.simulator import Call, Reply, route
 from simulators import _github_records as make
 from simulators import description, signed_by
+from simulators._consent import CONSENT, EXCHANGE, back, basic, proves
 from simulators._github_state import DOCS, GitHubState, Installed, Repo, Shape, refuse
 
 PAGING = ("per_page", "page", "after")
@@ -84,6 +85,63 @@ class GitHub(GitHubState):
     @route("DELETE", "/installation/token", headers=HEADERS, is_described=False)
     def revoked(self, call: Call) -> Reply:
         self.minted.pop(call.headers["authorization"].removeprefix("Bearer "), None)
+        return Reply(status=204)
+
+    @route("GET", "/login/oauth/authorize", query=CONSENT,
+           required=("client_id", "redirect_uri", "state"), is_open=True, is_described=False)  # fmt: skip
+    def authorize(self, call: Call) -> Reply:
+        """A person who allows what is asked for, or declines where `declines` is set."""
+        asked = call.query
+        if asked["client_id"] not in self.oauth_clients:
+            return self.error(404)
+        if self.declines:
+            words = "The user has denied your application access."
+            return back(asked["redirect_uri"], error="access_denied", error_description=words, state=asked["state"])
+        code = f"{self.oauth_clients[asked['client_id']]}-code-{self.new_id()}"
+        self.oauth_codes[code] = asked
+        return back(asked["redirect_uri"], code=code, state=asked["state"])
+
+    @route("POST", "/login/oauth/access_token", body="form", headers={"accept": "application/json"}, is_open=True,
+           is_described=False, fields=EXCHANGE)  # fmt: skip
+    def oauth_token(self, call: Call) -> Reply:
+        """Refusals have status 200, as GitHub's do."""
+        form = call.form
+        if self.oauth_clients.get(form.get("client_id", "")) != form.get("client_secret"):
+            return _no("incorrect_client_credentials")
+        if form.get("grant_type") == "refresh_token":
+            if form.get("refresh_token") not in self.oauth_refresh:
+                return _no("bad_refresh_token")
+            self.oauth_tokens.pop(self.oauth_refresh.pop(form["refresh_token"]), None)
+            return self._allowed(form["client_secret"], "")
+        asked = self.oauth_codes.pop(form.get("code", ""), None)
+        if asked is None or not proves(asked.get("code_challenge"), form.get("code_verifier")):
+            return _no("bad_verification_code")
+        if asked["redirect_uri"] != form.get("redirect_uri"):
+            return _no("redirect_uri_mismatch")
+        given = asked.get("scope", "").replace(" ", ",") if self.oauth_scopes is None else self.oauth_scopes
+        return self._allowed(form["client_secret"], given)
+
+    def _allowed(self, secret: str, scopes: str) -> Reply:
+        """Tokens of an OAuth App do not expire, those of a GitHub App do."""
+        number = self.new_id()
+        if not self.oauth_expires:
+            self.tokens[token := f"{secret}-gho_{number}"] = scopes
+            return Reply(json={"access_token": token, "token_type": "bearer", "scope": scopes})
+        token, refresh = f"{secret}-ghu_{number}", f"{secret}-ghr_{number}"
+        self.oauth_tokens[token] = self.now() + 8 * HOUR
+        self.oauth_refresh[refresh] = token
+        life = {"expires_in": 28800, "refresh_token": refresh, "refresh_token_expires_in": 15811200}
+        return Reply(json={"access_token": token, "token_type": "bearer", "scope": "", **life})
+
+    @route("DELETE", "/applications/{client}/token", body="json", headers=HEADERS, is_open=True, is_described=False)
+    def oauth_revoked(self, call: Call) -> Reply:
+        client = call.path["client"]
+        if call.headers.get("authorization") != basic(client, self.oauth_clients.get(client, "")):
+            return self.error(401)
+        token = call.json["access_token"]
+        if self.tokens.pop(token, None) is None and self.oauth_tokens.pop(token, None) is None:
+            return refuse(422, "Validation Failed")
+        self.oauth_revocations.append(token)
         return Reply(status=204)
 
     @route("GET", "/user", headers=HEADERS)
@@ -205,6 +263,27 @@ class GitHub(GitHubState):
         since = call.query.get("since", "")
         found = [c for c in repo.commits.values() if since <= c["commit"]["committer"]["date"]]
         return self._page(call, sorted(found, key=lambda c: c["commit"]["committer"]["date"], reverse=True))
+
+    @route("GET", "/repos/{owner}/{repo}/issues/{number}", headers=HEADERS)
+    def issue(self, call: Call) -> Reply:
+        return self._single(call, "issues", "number")
+
+    @route("GET", "/repos/{owner}/{repo}/issues/comments/{number}", headers=HEADERS)
+    def comment(self, call: Call) -> Reply:
+        return self._single(call, "comments", "number")
+
+    @route("GET", "/repos/{owner}/{repo}/deployments/{number}", headers=HEADERS)
+    def one_deployment(self, call: Call) -> Reply:
+        return self._single(call, "deployments", "number")
+
+    def _single(self, call: Call, part: str, name: str) -> Reply:
+        """Issues that are deleted answer 410 at github.com, anything else 404."""
+        repo = self._in(call, part)
+        if isinstance(repo, Reply):
+            return repo
+        found = getattr(repo, part).get(int(call.path[name]))
+        gone = refuse(410, "This issue was deleted") if part == "issues" else self.error(404)
+        return Reply(json=found) if found is not None else gone
 
     # Writes.
 
@@ -364,3 +443,7 @@ PARTS = {"issues": "issues", "pulls": "pulls", "comments": "comments", "deployme
 def invalid(resource: str, **error: str) -> Reply:
     said = {"message": "Validation Failed", "errors": [{"resource": resource, **error}], "documentation_url": DOCS}
     return Reply(status=422, json=said)
+
+
+def _no(error: str) -> Reply:
+    return Reply(json={"error": error, "error_description": "It was not accepted.", "error_uri": DOCS})

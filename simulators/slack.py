@@ -2,7 +2,7 @@
 
 In: requests of the connector. Out: what Slack answers, including: pages shorter than asked before the end, `invalid_cursor`,
 429 with Retry-After for one method only, refresh tokens that die when used, incoming webhooks in plain text, and signed
-events that come twice. Used by the connector's tests and the demo. Not done: installing apps, modals, search.
+events that come twice; a person who installs the app. Used by the connector's tests and the demo. Not done: modals, search.
 """
 
 import base64
@@ -17,6 +17,7 @@ from typing import Any
 from reconciler.sdk.testing.openapi import Description
 from reconciler.sdk.testing.simulator import Call, Reply, Simulator, route
 from simulators import description
+from simulators._consent import CONSENT, EXCHANGE, back, proves
 
 Shape = dict[str, Any]
 SCOPES = "chat:write,channels:read,groups:read,users:read,users:read.email,channels:history,groups:history,im:write,im:history"
@@ -66,6 +67,10 @@ class Slack(Simulator):
         self.tokens: dict[str, str] = {}  # token -> scopes
         self.expiring: dict[str, datetime] = {}
         self.refresh_tokens: set[str] = set()
+        self.codes: dict[str, dict[str, str]] = {}
+        self.rotates = True
+        self.cancels = False
+        self.granted = ""  # scopes that a person gives, whatever is asked for
         self.clients: dict[str, str] = {}
         self.webhooks: dict[str, str] = {}  # path -> channel
         self.denied: set[str] = set()
@@ -173,22 +178,58 @@ class Slack(Simulator):
 
     # Tokens.
 
+    @route("GET", "/oauth/v2/authorize", query=CONSENT,
+           required=("client_id", "redirect_uri", "state"), is_open=True, is_described=False)  # fmt: skip
+    def authorize(self, call: Call) -> Reply:
+        """A person who allows what is asked for, or cancels where `cancels` is set."""
+        asked = call.query
+        if asked["client_id"] not in self.clients:
+            return Reply(status=400, body=b"invalid_client_id", content_type="text/html")
+        if self.cancels:
+            return back(asked["redirect_uri"], error="access_denied", state=asked["state"])
+        code = f"{self.clients[asked['client_id']]}-code-{self.new_id()}"
+        self.codes[code] = asked
+        return back(asked["redirect_uri"], code=code, state=asked["state"])
+
     @route("POST", "/api/oauth.v2.access", body="form", is_open=True, is_described=False,
-           fields=("grant_type", "refresh_token", "client_id", "client_secret"))  # fmt: skip
+           fields=EXCHANGE)  # fmt: skip
     def access(self, call: Call) -> Reply:
         form = call.form
         if self.clients.get(form.get("client_id", "")) != form.get("client_secret"):
             return refused("bad_client_secret")
-        if form.get("grant_type") != "refresh_token":
+        if form.get("grant_type") == "refresh_token":
+            if form.get("refresh_token") not in self.refresh_tokens:
+                return refused("invalid_refresh_token")
+            self.refresh_tokens.discard(form["refresh_token"])
+            return self._granted(form["client_secret"], SCOPES, is_rotating=True)
+        if form.get("grant_type") != "authorization_code":
             return refused("invalid_grant_type")
-        if form.get("refresh_token") not in self.refresh_tokens:
-            return refused("invalid_refresh_token")
-        self.refresh_tokens.discard(form["refresh_token"])
+        asked = self.codes.pop(form.get("code", ""), None)
+        if asked is None:
+            return refused("invalid_code")
+        if asked["redirect_uri"] != form.get("redirect_uri"):
+            return refused("bad_redirect_uri")
+        if not proves(asked.get("code_challenge"), form.get("code_verifier")):
+            return refused("bad_code_verifier")
+        return self._granted(form["client_secret"], self.granted or asked["scope"], is_rotating=self.rotates)
+
+    def _granted(self, secret: str, scopes: str, *, is_rotating: bool) -> Reply:
         number = self.new_id()
-        token, refresh = f"{form['client_secret']}-xoxe.xoxb-{number}", f"{form['client_secret']}-xoxe-{number}"
-        self.tokens[token], self.expiring[token] = SCOPES, self.now() + HALF_DAY
-        self.refresh_tokens.add(refresh)
-        return said(access_token=token, refresh_token=refresh, expires_in=43200, token_type="bot", scope=SCOPES)
+        token = f"{secret}-xoxe.xoxb-{number}" if is_rotating else f"{secret}-xoxb-{number}"
+        self.tokens[token] = scopes
+        given: Shape = {"access_token": token, "token_type": "bot", "scope": scopes, "bot_user_id": "W12345678"}
+        given |= {"app_id": "A0KRD7HC3", "team": {"name": "Acme", "id": TEAM}, "enterprise": None}
+        if is_rotating:
+            self.expiring[token] = self.now() + HALF_DAY
+            refresh = f"{secret}-xoxe-{number}"
+            self.refresh_tokens.add(refresh)
+            given |= {"refresh_token": refresh, "expires_in": 43200}
+        return said(**given)
+
+    @route("POST", "/api/auth.revoke", is_described=False)
+    def revoke(self, call: Call) -> Reply:
+        self.tokens.pop(self._token(call), None)
+        return said(revoked=True)
 
     @route("POST", "/api/auth.test", is_described=False)
     @route("GET", "/api/auth.test")

@@ -1,8 +1,9 @@
 """GitHub over its REST API: repositories, issues, pulls, comments, commits, deployments; writes; repository webhooks.
 
-In: a personal access token or a GitHub App's private key. Out: pages per repository, deliveries and hooks. What is sent
-carries `<!-- reconciler:<delivery id> -->`, because GitHub has no idempotency key; `find` looks for it. Listings that
-GitHub sorts by change are continued from the last change seen instead of by page number, which skips records that move.
+In: a personal access token, a GitHub App's private key, or a person's consent to an App (`consent`). Out: pages per repository,
+deliveries and hooks. What is sent carries `<!-- reconciler:<delivery id> -->`, because GitHub has no idempotency key; `find`
+looks for it. Listings that GitHub sorts by change are continued from the last change seen instead of by page number, which
+skips records that move.
 Not done: organization hooks, GraphQL, per-commit details; commits merged later than a week after they were made and
 status changes of deployments older than a week come with the next full run.
 """
@@ -13,10 +14,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from connectors.github.answers import classify, expiry, permits, scope_rights
-from connectors.github.hooks import Hooks
+from connectors.github.arrivals import Arrivals
+from connectors.github.consent import code_flow, give_back
 from connectors.github.limits import LIMITS
 from connectors.github.messages import deployment, is_ours, marked, plain
-from connectors.github.settings import App, CommentIssue, Config, CreateDeployment, CreateIssue, Token, UpdateIssue
+from connectors.github.settings import (
+    App,
+    CommentIssue,
+    Config,
+    CreateDeployment,
+    CreateIssue,
+    OAuth,
+    Token,
+    UpdateIssue,
+)
 from connectors.github.settings import DeploymentStatus as Status
 from reconciler.model.clock import from_rfc3339
 from reconciler.model.event import Message, Receipt
@@ -24,6 +35,7 @@ from reconciler.model.record import LogLevel, Page, Position, ReadRequest
 from reconciler.model.secret import Secret
 from reconciler.sdk.answer import HttpAnswer
 from reconciler.sdk.auth import Authenticator, Grant, Granted, bearer
+from reconciler.sdk.authorize import Authorized, CodeFlow
 from reconciler.sdk.contract import Answer, Channel, Probe, Repeat, Right, Room
 from reconciler.sdk.errors import ConnectorError, ForbiddenError, RejectedError, UnauthorizedError
 from reconciler.sdk.jwt import rs256
@@ -52,12 +64,12 @@ INSTALLED = replace(REPOSITORIES, records="repositories")
 SINGLE = replace(REPOSITORIES, pager=SinglePage())
 
 
-class GitHub(Hooks):
+class GitHub(Arrivals):
     type = "github"
     title = "GitHub"
     docs_url = "https://docs.github.com/rest"
     Config = Config
-    auth_types = (Token, App)
+    auth_types = (Token, App, OAuth)
     entities = (
         REPOSITORIES,
         RestEntity(
@@ -125,7 +137,12 @@ class GitHub(Hooks):
     def authenticator(self) -> Authenticator:
         if isinstance(self.auth, Token):
             return bearer(self.auth.token)
+        if flow := self.code_flow():
+            return Authorized(flow, early=timedelta(minutes=5))
         return Granted(self._token_name, self._installation_token, early=timedelta(minutes=5))
+
+    def code_flow(self) -> CodeFlow | None:
+        return code_flow(self.auth, self.base_url()) if isinstance(self.auth, OAuth) else None
 
     def classify(self, answer: Answer) -> ConnectorError | None:
         return classify(answer, self.room.clock.now())
@@ -152,6 +169,9 @@ class GitHub(Hooks):
         return Grant(Secret(said["token"]), from_rfc3339(said["expires_at"]))
 
     async def revoke(self) -> None:
+        if flow := self.code_flow():
+            await give_back(self.room, flow, self.base_url(), self.headers)
+            return
         kept = await self.room.tokens.get(self._token_name) if isinstance(self.auth, App) else None
         if kept is None:
             return
@@ -214,7 +234,7 @@ class GitHub(Hooks):
         return None
 
     async def probe(self) -> Probe:
-        answer, identity, rights = await (self._as_user() if isinstance(self.auth, Token) else self._as_installation())
+        answer, identity, rights = await (self._as_installation() if isinstance(self.auth, App) else self._as_user())
         warnings = list(self._warnings(answer))
         first = None
         async for name in self._names("probe"):
@@ -232,11 +252,10 @@ class GitHub(Hooks):
 
     async def _as_user(self) -> tuple[Answer, str, tuple[Right, ...]]:
         answer = await self.send("GET", "/user", lane="probe")
-        return (
-            answer,
-            answer.json()["login"],
-            scope_rights(answer.headers.get("x-oauth-scopes"), wants_hooks=bool(self.hooked())),
-        )
+        # A GitHub App's user has permissions instead, and GitHub then names no scopes in that header.
+        has_scopes = not isinstance(self.auth, OAuth) or bool(self.auth.scopes)
+        scopes = answer.headers.get("x-oauth-scopes") if has_scopes else None
+        return answer, answer.json()["login"], scope_rights(scopes, wants_hooks=bool(self.hooked()))
 
     async def _as_installation(self) -> tuple[Answer, str, tuple[Right, ...]]:
         app = (await self._as_app("GET", "/app", lane="probe")).json()

@@ -9,7 +9,7 @@ from abc import ABC
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
-from connectors.github.settings import App, Config, Token, Webhook
+from connectors.github.settings import App, Config, OAuth, Token, Webhook
 from reconciler.sdk.contract import RemoteObject
 from reconciler.sdk.errors import ForbiddenError, RejectedError, UnauthorizedError
 from reconciler.sdk.paging import LinkHeader
@@ -18,7 +18,7 @@ from reconciler.sdk.rest import RestConnector
 KIND = "webhook"
 
 
-class Hooks(RestConnector[Config, Token | App], ABC):
+class Hooks(RestConnector[Config, Token | App | OAuth], ABC):
     """The part of the connector that deals with hooks."""
 
     def verify(self, headers: Mapping[str, str], body: bytes) -> None:

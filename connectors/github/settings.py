@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from reconciler.model.secret import Secret
+from reconciler.sdk.authorize import AuthorizationCode
 from reconciler.sdk.contract import AuthSettings, Settings
 
 EVENTS = ("push", "pull_request", "issues", "issue_comment", "deployment_status")
@@ -55,6 +56,20 @@ class App(AuthSettings):
     app_id: str | int = Field(description="App id (a number) or client id.")
     installation_id: int
     private_key: Secret = Field(description="PEM as downloaded from GitHub.")
+
+
+class OAuth(AuthorizationCode):
+    """A person's consent to an OAuth App or a GitHub App: tokens that expire are renewed.
+
+    Callback URL at GitHub: `<public_url>/v1/oauth/callback`.
+    """
+
+    type: Literal["oauth"] = "oauth"
+    aliases: ClassVar = ("oauth_app", "oauth2")
+    scopes: tuple[str, ...] = Field(
+        (),
+        description="Of an OAuth App: `[repo]`, and for hooks `admin:repo_hook`. A GitHub App has permissions instead.",
+    )
 
 
 class CreateIssue(Settings):

@@ -1,18 +1,20 @@
 """Slack over its Web API: users, channels, members and messages come in; messages go out; inbound requests are verified.
 
-In: a bot token, a rotating token or an incoming webhook. Out: pages and deliveries. Slack has no idempotency key:
-messages carry the delivery's id as metadata, and `find` looks for it in the history. Users and channels cannot be asked
-for changes, so every run reads them all; messages are read from the last one seen.
-Not done: edits of old messages and replies in threads (Slack lists neither by time), installing the app.
+In: a bot token, a rotating token, a person's consent or an incoming webhook. Out: pages and deliveries. Slack has no
+idempotency key: messages carry the delivery's id as metadata, and `find` looks for it in the history. Users and channels
+cannot be asked for changes, so every run reads them all; messages are read from the last one seen.
+Not done: edits of old messages and replies in threads (Slack lists neither by time).
 """
 
 import hmac
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 from connectors.slack.answers import CursorError, as_records, classify, classify_webhook
+from connectors.slack.arrivals import understood
 from connectors.slack.limits import check_time
 from connectors.slack.settings import (
     BotToken,
@@ -22,6 +24,7 @@ from connectors.slack.settings import (
     DirectMessage,
     Ephemeral,
     IncomingWebhook,
+    OAuth,
     PostMessage,
     RotatingToken,
     ScheduleMessage,
@@ -32,6 +35,7 @@ from reconciler.model.event import Message, Receipt
 from reconciler.model.record import Page, Position, ReadRequest
 from reconciler.model.secret import Secret
 from reconciler.sdk.auth import Authenticator, Grant, Granted, bearer
+from reconciler.sdk.authorize import Authorized, CodeFlow
 from reconciler.sdk.contract import Answer, Channel, Deletes, Entity, Limit, Probe, Repeat, Right, Room
 from reconciler.sdk.errors import (
     ConnectorError,
@@ -41,6 +45,7 @@ from reconciler.sdk.errors import (
     UnauthorizedError,
     UnsupportedError,
 )
+from reconciler.sdk.inbound import Inbound
 from reconciler.sdk.paging import NextToken, dig
 from reconciler.sdk.rest import Partition, RestChannel, RestConnector, RestEntity, epoch, skew_of, taken
 
@@ -82,12 +87,12 @@ def _milliseconds(value: Any) -> datetime:
     return epoch(float(value) / 1000)
 
 
-class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
+class Slack(RestConnector[Config, BotToken | RotatingToken | OAuth | IncomingWebhook]):
     type = "slack"
     title = "Slack"
     docs_url = "https://docs.slack.dev/apis/web-api/"
     Config = Config
-    auth_types = (BotToken, RotatingToken, IncomingWebhook)
+    auth_types = (BotToken, RotatingToken, OAuth, IncomingWebhook)
     entities = (
         RestEntity(
             name="users", path="/users.list", records="members", pager=Cursor(), cursor="updated", at=epoch,
@@ -153,6 +158,8 @@ class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
         ),
     )
 
+    tells = ("slack",)
+
     def base_url(self) -> str:
         return self.config.base_url
 
@@ -161,7 +168,27 @@ class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
             raise RejectedError(
                 "an incoming webhook can post by `post_message` only; the rest needs auth type bot_token"
             )
+        if flow := self.code_flow():
+            return Authorized(flow)
         return bearer(self.auth.token) if isinstance(self.auth, BotToken) else Granted("bot", self._rotated)
+
+    def code_flow(self) -> CodeFlow | None:
+        auth = self.auth
+        if not isinstance(auth, OAuth):
+            return None
+        return CodeFlow(
+            client_id=auth.client_id, client_secret=auth.client_secret, scopes=auth.scopes, separator=",",
+            authorize_url=self.base_url().removesuffix("/api") + "/oauth/v2/authorize",
+            token_url=self.base_url() + "/oauth.v2.access", has_pkce=auth.pkce, client_auth="client_secret_post",
+        )  # fmt: skip
+
+    async def revoke(self) -> None:
+        flow = self.code_flow()
+        if flow is None:
+            return
+        with suppress(UnauthorizedError):  # it is dead already, or nobody ever gave one
+            await self.send("POST", "/auth.revoke", safe=True, lane="probe")
+        await Authorized(flow).forget(self.room)
 
     def classify(self, answer: Answer) -> ConnectorError | None:
         return classify(answer, self.room.clock.now())
@@ -303,6 +330,9 @@ class Slack(RestConnector[Config, BotToken | RotatingToken | IncomingWebhook]):
             raise UnauthorizedError("X-Slack-Signature is missing or does not fit the body and auth.signing_secret")
         if not stamp.isdigit() or abs(self.room.clock.now().timestamp() - int(stamp)) > 300:
             raise UnauthorizedError("X-Slack-Request-Timestamp is more than five minutes away from our clock")
+
+    def receive(self, headers: Mapping[str, str], body: bytes) -> Inbound:
+        return understood(headers, body, self.room.clock.now())
 
     async def probe(self) -> Probe:
         if isinstance(self.auth, IncomingWebhook):

@@ -6,11 +6,16 @@ from pydantic import Field, field_validator, model_validator
 
 from connectors.slack.limits import too_large
 from reconciler.model.secret import Secret
+from reconciler.sdk.authorize import AuthorizationCode
 from reconciler.sdk.contract import AuthSettings, Settings
 
 ChannelId = Annotated[str, Field(pattern=r"^[CG][A-Z0-9]{2,}$", description="Id (C... or G...), not the name.")]
 Target = Annotated[str, Field(pattern=r"^[CGDUW][A-Z0-9]{2,}$", description="Id of a channel, or of a user.")]
 Mention = Annotated[str, Field(pattern=r"^(here|channel|everyone|[UWS][A-Z0-9]{2,})$")]
+SCOPES = (
+    "chat:write", "channels:read", "groups:read", "users:read", "users:read.email", "channels:history", "groups:history",
+    "im:write", "im:history",
+)  # fmt: skip
 Stamp = Annotated[str, Field(pattern=r"^\d+\.\d{6}$", description="`ts` of a message.")]
 
 
@@ -42,6 +47,22 @@ class RotatingToken(AuthSettings):
     client_secret: Secret
     refresh_token: Secret
     signing_secret: Secret | None = None
+
+
+class OAuth(AuthorizationCode):
+    """A person's consent, asked for and kept by the daemon; tokens that rotate are renewed.
+
+    Redirect URL at Slack, which takes https only: `<public_url>/v1/oauth/callback`.
+    """
+
+    type: Literal["oauth"] = "oauth"
+    aliases: ClassVar = ("oauth_app", "oauth2")
+    client_id: str = Field(description="Of the app, such as `123.456`; in quotes.")
+    scopes: tuple[str, ...] = Field(SCOPES, min_length=1, description="Bot scopes.")
+    pkce: bool = Field(
+        False, description="Where PKCE was turned on for the app, which then is a public client for ever."
+    )
+    signing_secret: Secret | None = Field(None, description="Verifies what Slack sends to us.")
 
 
 class IncomingWebhook(AuthSettings):

@@ -116,7 +116,7 @@ class Daemon:
         settings = {
             "state_dir": str(self.state),
             "listen": "127.0.0.1:0",
-            "sources": [{"name": "demo", "url": str(repository)}],
+            "sources": [{"name": "demo", "url": str(repository), "ref": "main", "write_back": {"mode": "commit"}}],
             "hosts": {"allow": ["127.0.0.0/8"]},  # the vendors are on loopback, which is refused by default
             "tenants": [{"workspaces": ["it-ops", "engineering"], "secret_folder": str(authorities)}],
             "age_key_file": str(self.command.key_file),

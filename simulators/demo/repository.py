@@ -35,8 +35,15 @@ class Repository:
             path.write_text(_filled(path, values))
         self.run("secrets", "encrypt", "--in-place", *map(str, secret))
         self.git("init", "--quiet", "--initial-branch=main")
-        # Local settings, so that commits work on a machine where Git was never set up and where it signs by default.
-        for name, value in (("user.name", "demo"), ("user.email", "demo@example.org"), ("commit.gpgsign", "false")):
+        # Local settings, so that commits work on a machine where Git was never set up and where it signs by default. The last
+        # one lets the API's commits into the work tree that people edit, as long as nothing in it is uncommitted.
+        settings = {
+            "user.name": "demo",
+            "user.email": "demo@example.org",
+            "commit.gpgsign": "false",
+            "receive.denyCurrentBranch": "updateInstead",
+        }
+        for name, value in settings.items():
             self.git("config", name, value)
         self.commit("Connect IT operations and engineering")
 

@@ -59,8 +59,9 @@ def play(folder: Path, *, once: bool) -> None:
             _prove(scene)
             say(f"\neverything converged, in {time.monotonic() - started:.0f} s altogether")
         else:
+            head = scene.repository.head
             _invite(scene)
-            _follow(scene)
+            _follow(scene, head)
 
 
 def _where(scene: Scene) -> tuple[str, ...]:
@@ -142,7 +143,7 @@ def _addresses(scene: Scene, *, is_strict: bool) -> None:
     url, state = scene.daemon.url, os.path.relpath(scene.daemon.state)
     say(f"metrics   {url}/metrics")
     say(f"health    {url}/healthz")
-    say(f"API       {url}/v1/integrations")
+    say(f"API       {url}/v1/integrations, described at {url}/docs")
     say(f"status    {scene.command.name} status --state-dir {state}")
     try:
         say(f"\n$ curl -s {url}/healthz\n{scene.daemon.get('/healthz').strip()}")
@@ -199,13 +200,19 @@ def _invite(scene: Scene) -> None:
     say(f"  curl --user svc-reconciler:{password} -H 'Accept: application/json' -H 'Content-Type: application/json' \\")
     say("""    --data '{"short_description": "Fire", "priority": "1"}' \\""")
     say(f"    {url}/api/now/table/incident")
+    token = scene.command.run(
+        "token", "create", "demo", "--every-workspace", "--allow", "admin", "--state-dir", str(scene.daemon.state)
+    ).strip()
+    say("use the API; what it changes is a commit (docs/api.md has more):")
+    say(f"  export RECONCILER_URL={scene.daemon.url} RECONCILER_TOKEN={token}")
+    say("""  curl -s -H "Authorization: Bearer $RECONCILER_TOKEN" "$RECONCILER_URL/v1/integrations?limit=3\"""")
     say("Ctrl-C ends the daemon and the simulators.\n")
 
 
-def _follow(scene: Scene) -> None:
-    """Tell what happens until somebody interrupts."""
+def _follow(scene: Scene, head: str) -> None:
+    """Tell what happens since that commit until somebody interrupts."""
     told = set(scene.vendors.slack.messages["C0OPS"])
-    mails, head = len(scene.vendors.mail.received), scene.repository.head
+    mails = len(scene.vendors.mail.received)
     while True:
         time.sleep(0.3)
         scene.daemon.check_alive()
