@@ -1,1 +1,1 @@
-"""Metrics, health and the read-only status API over HTTP."""
+"""What the daemon answers over HTTP: metrics, health, and the management API."""

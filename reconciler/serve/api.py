@@ -1,189 +1,186 @@
-"""The read-only HTTP side of the daemon: `/metrics`, `/healthz`, `/readyz`, and integrations as JSON under `/v1`.
+"""The HTTP side of the daemon, put together: the routes, what errors become, and the envelope around all.
 
-What is under `/v1` wants a token and shows what is in the token's workspace; metrics and health do not. Nothing secret is ever
-shown, nothing can be changed. Lists come from the board in memory; only the detail of one integration reads the store. CORS
-is off. Not done here: TLS, writing, the web page.
+What is under `/v1` wants a token and shows what the token's workspace has; metrics, health and the API's description do not.
+Nothing secret is ever shown. CORS is off. Not done here: TLS, which `server` does, and what a route does, which is in
+`routes`.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
-from starlette.applications import Starlette
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from reconciler import __version__
-from reconciler.control.view import views
-from reconciler.model.access import Caller, Permission
-from reconciler.model.clock import Clock
-from reconciler.sdk.redact import Redactor
-from reconciler.serve.admission import Admission
-from reconciler.serve.forms import Detail, detail, to_json
-from reconciler.serve.health import Health, Verdict
-from reconciler.serve.listing import QueryError, page, parse_query, resolve
-from reconciler.serve.problem import UNFORESEEN, Envelope, ProblemError, problem_response
-from reconciler.serve.scrape import CONTENT_TYPE, Scrape
-from reconciler.serve.snapshot import Board, Entry
-from reconciler.store import deliveries, runs, shown
-from reconciler.store.database import Database, Tx
+from reconciler.model.tree import json_pointer
+from reconciler.serve.gatekeeper import Gatekeeper
+from reconciler.serve.openapi import document
+from reconciler.serve.parts import Parts
+from reconciler.serve.problem import (
+    LOOPBACK,
+    MAX_BODY,
+    PATIENCE,
+    UNFORESEEN,
+    Envelope,
+    ProblemError,
+    faulty,
+    problem_response,
+)
+from reconciler.serve.routes import (
+    access,
+    catalogue,
+    credentials,
+    dataset,
+    deliveries,
+    events,
+    inbound,
+    ingest,
+    ingest_keys,
+    integrations,
+    manifests,
+    observing,
+    plans,
+    reconciles,
+    service,
+    streams,
+    suspension,
+    synchronizations,
+    syncs,
+    trials,
+)
 from reconciler.store.errors import StoreError
 
-RECENT_RUNS = 10
-MOST_CANDIDATES = 20
-_METHODS = ("GET", "HEAD")
-_INDEX = f"""reconciler {__version__}
-
-/v1/integrations          what is connected, and how it fares
-/v1/integrations/{{ref}}    one of them: id, workspace/name, name or type
-/metrics                  Prometheus metrics
-/healthz                  is the process alive
-/readyz                   is it ready, and if not, why
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the handlers need of the daemon."""
-
-    database: Database
-    clock: Clock
-    board: Board
-    scrape: Scrape
-    health: Health
-    redactor: Redactor
-    admission: Admission
-
-
-def make_app(parts: Parts, *, is_local: bool = True) -> ASGIApp:
-    """The application for `Server`. `is_local`: it listens on loopback, so only requests for localhost are answered."""
-    api = _Api(parts)
-    routes = [
-        Route("/", api.index, methods=_METHODS),
-        Route("/healthz", api.healthz, methods=_METHODS),
-        Route("/readyz", api.readyz, methods=_METHODS),
-        Route("/metrics", api.metrics, methods=_METHODS),
-        Route("/v1/integrations", api.integrations, methods=_METHODS),
-        Route("/v1/integrations/{ref}", api.integration, methods=_METHODS),
-        Route("/v1/integrations/{workspace}/{name}", api.integration, methods=_METHODS),
-    ]
-    answers = {HTTPException: _refused, StoreError: _unavailable, ProblemError: _told, Exception: _unforeseen}
-    app = Starlette(routes=routes, exception_handlers=answers)
-    app.router.redirect_slashes = False
-    return Envelope(app, is_local=is_local)
+# The catalogue comes first: its words under /v1/integrations would be taken for references otherwise.
+_ROUTERS = (
+    service.router,
+    catalogue.router,
+    integrations.router,
+    manifests.router,
+    synchronizations.router,
+    observing.router,
+    syncs.router,
+    streams.router,
+    dataset.router,
+    trials.router,
+    credentials.router,
+    events.router,
+    deliveries.router,
+    suspension.router,
+    plans.router,
+    reconciles.router,
+    access.router,
+    ingest_keys.router,
+    inbound.router,
+    ingest.router,
+)
 
 
-class _Api:
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+def make_app(
+    parts: Parts,
+    *,
+    hosts: frozenset[str] | None = LOOPBACK,
+    patience: timedelta = PATIENCE,
+    max_body: int = MAX_BODY,
+) -> ASGIApp:
+    """The application for `Server`; the rest is for `Envelope`."""
+    app = make_routes()
+    app.state.parts = parts
+    app.state.gatekeeper = Gatekeeper(parts)
+    return Envelope(_Ahead(app), hosts=hosts, patience=patience, max_body=max_body)
 
-    async def index(self, _: Request) -> Response:
-        return PlainTextResponse(_INDEX)
 
-    async def healthz(self, _: Request) -> Response:
-        return _verdict(await self._parts.health.live())
+class _Ahead:
+    """Answers the one call that must be fast without looking for its route, which takes longer than the answer.
 
-    async def readyz(self, _: Request) -> Response:
-        return _verdict(await self._parts.health.ready())
+    The route is there all the same, for the document, and says the same.
+    """
 
-    async def metrics(self, request: Request) -> Response:
-        found = await self._parts.scrape.page(accepts_gzip=_accepts_gzip(request.headers.get("accept-encoding", "")))
-        headers = {"vary": "Accept-Encoding", "content-type": CONTENT_TYPE, "content-length": str(found.size)}
-        if found.is_gzip:
-            headers["content-encoding"] = "gzip"
-        return StreamingResponse(_each(found.pieces), headers=headers)
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
 
-    async def integrations(self, request: Request) -> Response:
-        caller = await self._admit(request, Permission.INTEGRATION_VIEW)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/v1/integrations" or scope["method"] != "GET":
+            await self._app(scope, receive, send)
+            return
+        scope["app"] = self._app
+        request = Request(scope, receive)
         try:
-            query = parse_query(request.query_params.multi_items())
-        except QueryError as error:
-            raise ProblemError(400, error.code, str(error)) from None
-        found = page(await self._parts.board.current(), query, caller)
-        body = b'{"data":[%b],"has_more":%b,"next_cursor":%b}' % (
-            b",".join([entry.json for entry in found.entries]),
-            b"true" if found.next_cursor else b"false",
-            to_json(found.next_cursor),
-        )
-        return Response(body, media_type="application/json")
-
-    async def integration(self, request: Request) -> Response:
-        caller = await self._admit(request, Permission.INTEGRATION_VIEW)
-        ref = "/".join(request.path_params.values())
-        entry = _only(ref, resolve(await self._parts.board.current(), ref, caller))
-        now = self._parts.clock.now()
-        found = await self._parts.database.read(lambda tx: _detail(tx, entry.id, now))
-        if found is None:
-            raise _not_found(ref)
-        return Response(to_json(detail(found, self._parts.redactor)), media_type="application/json")
-
-    async def _admit(self, request: Request, permission: Permission) -> Caller:
-        return await self._parts.admission.admit(request.headers.get("authorization"), permission)
+            response = await integrations.list_integrations(request)
+        except StoreError as error:
+            response = await _unavailable(request, error)
+        await response(scope, receive, send)
 
 
-def _only(ref: str, found: Sequence[Entry]) -> Entry:
-    if not found:
-        raise _not_found(ref)
-    if len(found) > 1:
-        candidates = [{"id": e.public_id, "ref": f"{e.workspace}/{e.name}", "type": e.type} for e in found]
-        raise ProblemError(
-            409,
-            "ambiguous-reference",
-            f"{ref!r} fits {len(found)} integrations; use workspace/name or the id",
-            {"candidates": candidates[:MOST_CANDIDATES]},
-        )
-    return found[0]
-
-
-def _not_found(ref: str) -> ProblemError:
-    message = f"no integration has the id, name or type {ref[:200]!r}; /v1/integrations lists them"
-    return ProblemError(404, "integration-not-found", message)
-
-
-def _detail(tx: Tx, integration_id: int, now: datetime) -> Detail | None:
-    counts = {integration_id: deliveries.counts_of(tx, integration_id)}
-    view = next(views(tx, now, [integration_id], counts), None)
-    if view is None:
-        return None
-    tree = shown.desired_tree(tx, integration_id)
-    return Detail(now, view, tree, runs.history(tx, integration_id, RECENT_RUNS))
-
-
-async def _each(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
-
-
-def _accepts_gzip(header: str) -> bool:
-    """Named without a quality of zero."""
-    for part in header.lower().split(","):
-        coding, _, quality = part.partition(";")
-        if coding.strip() == "gzip":
-            return quality.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
-    return False
-
-
-def _verdict(verdict: Verdict) -> Response:
-    body = {
-        "status": "ok" if verdict.is_good else "unavailable",
-        "checks": {name: reason or "ok" for name, reason in verdict.checks.items()},
+def make_routes() -> FastAPI:
+    """Without parts it answers nothing, but it can be described."""
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.parameters = {}
+    for router in _ROUTERS:
+        app.include_router(router)
+    answers = {
+        HTTPException: _refused,
+        RequestValidationError: _misunderstood,
+        StoreError: _unavailable,
+        ProblemError: _told,
+        Exception: _unforeseen,
     }
-    return Response(to_json(body), 200 if verdict.is_good else 503, media_type="application/json")
+    for kind, answer in answers.items():
+        app.add_exception_handler(kind, answer)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]  # as the framework says to
+    return app
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     """What the router says: no such path, no such method."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
-        problem = ProblemError(
-            405, "method-not-allowed", "this address can only be read", headers={"allow": ", ".join(_METHODS)}
-        )
+        allowed = ", ".join(_allowed(request))
+        said = f"this address takes {allowed} only"
+        problem = ProblemError(405, "method-not-allowed", said, headers={"allow": allowed})
+    elif status == 404:
+        problem = ProblemError(404, "not-found", "there is nothing at this path; /docs lists what there is")
     else:
-        problem = ProblemError(status, "not-found", "there is nothing at this path; / lists what there is")
+        problem = ProblemError(status, "invalid-request", str(getattr(error, "detail", "the request is malformed")))
     return problem_response(problem, request.scope["request_id"])
+
+
+def _allowed(request: Request) -> list[str]:
+    """Several routes may share a path; the framework tells of the first one only."""
+    methods = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    router: APIRouter = request.app.router
+    found = [m for m in methods if any(_fits(route, {**request.scope, "method": m}) for route in router.routes)]
+    return [*found, "HEAD"] if "GET" in found else found
+
+
+def _fits(route: BaseRoute, scope: Scope) -> bool:
+    return route.matches(scope)[0] is Match.FULL
+
+
+async def _misunderstood(request: Request, error: Exception) -> Response:
+    """Where the request does not fit the document. Values are not repeated: they may be secret."""
+    found = error.errors() if isinstance(error, RequestValidationError) else ()
+    is_query = all(one["loc"][0] in {"query", "path"} for one in found)
+    is_unknown = any(one["type"] == "extra_forbidden" for one in found)
+    code = ("unknown-parameter" if is_unknown else "invalid-parameter") if is_query else "invalid-body"
+    problem = faulty(400 if is_query else 422, code, [_fault(one["loc"], one) for one in found])
+    return problem_response(problem, request.scope["request_id"])
+
+
+def _fault(place: Sequence[str | int], one: Any) -> dict[str, str]:
+    pointer = json_pointer(place[1:]) if place[0] == "body" else ".".join(map(str, place[1:]))
+    said = "is not known here; /docs lists what is" if one["type"] == "extra_forbidden" else one["msg"]
+    return {"pointer": pointer, "code": one["type"], "detail": said.removeprefix("Value error, ")}
 
 
 async def _told(request: Request, error: Exception) -> Response:

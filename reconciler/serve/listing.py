@@ -1,34 +1,23 @@
-"""Lists and references over a snapshot: filters, pages with stable cursors, and what a `{ref}` means. Pure; used by `api`.
+"""Lists and references over a snapshot: filters, pages with stable cursors, and what a `{ref}` means. Pure; called by `routes`.
 
-A cursor is the place after which to go on in the order of workspace and name: rows that come and go in between neither
-repeat nor hide others.
+A cursor is the place in the order of workspace and name. The parameters are read here and not by the framework, which would take
+as long for them as all the rest of the request.
 """
 
-import base64
-import binascii
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-import msgspec
-
+from reconciler.api.paging import DEFAULT_LIMIT, MAX_LIMIT
 from reconciler.model.access import Caller
 from reconciler.model.condition import Status
 from reconciler.model.ids import Ref, meant
+from reconciler.serve.paging import decode, encode
+from reconciler.serve.problem import ProblemError
 from reconciler.serve.snapshot import Entry, Key, Snapshot
 
-DEFAULT_LIMIT = 20
-MAX_LIMIT = 100
 PARAMETERS = ("status", "type", "workspace", "label", "q", "limit", "cursor")
-
-
-class QueryError(ValueError):
-    """A parameter that cannot be understood; `code` is stable, the message says what is expected."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +55,10 @@ class Query:
 
 
 def parse_query(parameters: Sequence[tuple[str, str]]) -> Query:
-    """Raises QueryError; a parameter nobody knows is an error, because a mistyped filter would show everything."""
+    """Raises ProblemError; a parameter nobody knows is an error, because a mistyped filter would show everything."""
     for name, _ in parameters:
         if name not in PARAMETERS:
-            raise QueryError("unknown-parameter", f"unknown parameter {name!r}; known: {', '.join(PARAMETERS)}")
+            raise ProblemError(400, "unknown-parameter", f"unknown parameter {name!r}; known: {', '.join(PARAMETERS)}")
     filters = Filters(
         statuses=_statuses(_several(parameters, "status")),
         types=frozenset(_several(parameters, "type")),
@@ -78,17 +67,21 @@ def parse_query(parameters: Sequence[tuple[str, str]]) -> Query:
         text=(_single(parameters, "q") or "").strip().casefold(),
     )
     cursor = _single(parameters, "cursor")
-    return Query(filters, _limit(_single(parameters, "limit")), _decoded(cursor) if cursor else None)
+    return Query(filters, _limit(_single(parameters, "limit")), decode(cursor, tuple[str, str]) if cursor else None)
 
 
 def _several(parameters: Iterable[tuple[str, str]], name: str) -> list[str]:
-    return [part for key, value in parameters if key == name for part in value.split(",") if part]
+    """A part that is empty would filter nothing, and nobody means that."""
+    found = [part for key, value in parameters if key == name for part in value.split(",")]
+    if not all(found):
+        raise ProblemError(400, "invalid-parameter", f"{name} is empty; leave it out to have all")
+    return found
 
 
 def _single(parameters: Iterable[tuple[str, str]], name: str) -> str | None:
     values = [value for key, value in parameters if key == name]
     if len(values) > 1:
-        raise QueryError("invalid-parameter", f"{name} is given {len(values)} times; give it once")
+        raise ProblemError(400, "invalid-parameter", f"{name} is given {len(values)} times; give it once")
     return values[0] if values else None
 
 
@@ -96,7 +89,7 @@ def _statuses(values: Sequence[str]) -> frozenset[str]:
     known = [str(status) for status in Status]
     for value in values:
         if value not in known:
-            raise QueryError("invalid-parameter", f"status {value!r} does not exist; one of: {', '.join(known)}")
+            raise ProblemError(400, "invalid-parameter", f"status {value!r} does not exist; one of: {', '.join(known)}")
     return frozenset(values)
 
 
@@ -110,22 +103,8 @@ def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_LIMIT
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_LIMIT):
-        raise QueryError("invalid-parameter", f"limit must be a whole number from 1 to {MAX_LIMIT}")
+        raise ProblemError(400, "invalid-parameter", f"limit must be a whole number from 1 to {MAX_LIMIT}")
     return int(text)
-
-
-def encode_cursor(key: Key) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
-
-
-def _decoded(cursor: str) -> Key:
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(text, type=tuple[str, str])
-    except (binascii.Error, ValueError, msgspec.DecodeError):
-        raise QueryError(
-            "invalid-cursor", "cursor is none of ours; pass next_cursor of the page before as it is"
-        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +124,7 @@ def page(snapshot: Snapshot, query: Query, caller: Caller) -> Page:
         found = snapshot.entries[start : min(end, start + query.limit + 1)]
     if len(found) <= query.limit:
         return Page(found, None)
-    return Page(found[: query.limit], encode_cursor(found[query.limit - 1].key))
+    return Page(found[: query.limit], encode(found[query.limit - 1].key))
 
 
 def resolve(snapshot: Snapshot, ref: str, caller: Caller) -> Sequence[Entry]:
@@ -153,10 +132,15 @@ def resolve(snapshot: Snapshot, ref: str, caller: Caller) -> Sequence[Entry]:
 
     Of what the caller does not see nothing is looked at, so that not even the time tells of it.
     """
-    first, end = _seen(snapshot, caller)
-    entries = snapshot.entries[first:end]
+    entries = seen(snapshot, caller)
     by_id = [entry for entry in entries if entry.public_id == ref]
     return by_id or _named(entries, ref) or [entry for entry in entries if entry.type == ref]
+
+
+def seen(snapshot: Snapshot, caller: Caller) -> Sequence[Entry]:
+    """All that exist for this caller."""
+    first, end = _seen(snapshot, caller)
+    return snapshot.entries[first:end]
 
 
 def _seen(snapshot: Snapshot, caller: Caller) -> tuple[int, int]:

@@ -34,6 +34,7 @@ class Pace:
 
     at_most: timedelta = timedelta(seconds=1)
     stale: timedelta = timedelta(seconds=2)
+    missed: timedelta = timedelta(seconds=0.1)
     resting: timedelta = timedelta(seconds=60)
     rest_after: timedelta = timedelta(seconds=3)
     share: float = 0.05
@@ -57,6 +58,7 @@ class Entry:
     turns_at: datetime | None
     json: bytes
     lines: tuple[bytes, ...]
+    deliveries: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -112,6 +114,13 @@ class Board:
         now = self._asked_at = self._clock.monotonic()
         # Twice what a refresh is spared: readers wait only where the daemon's own refresh failed to come.
         if self._loaded_at is None or now > self._loaded_at + max(self._pace.stale.total_seconds(), 2 * self._spared()):
+            await self.reload(asked_at=now)
+        return self.snapshot
+
+    async def newer(self) -> Snapshot:
+        """For a reader who misses what may just have come: bounded by half of the time. Raises StoreError."""
+        now = self._clock.monotonic()
+        if self._loaded_at is None or now > self._loaded_at + max(self._pace.missed.total_seconds(), 2 * self._cost):
             await self.reload(asked_at=now)
         return self.snapshot
 
@@ -202,6 +211,7 @@ def _entry(tx: Tx, view: IntegrationView, before: Entry | None, now: datetime) -
         facts=facts,
         desired_hash=row.desired_hash,
         turns_at=_turns_at(view, now),
+        deliveries=view.deliveries,
         json=to_json(summary(view, facts)),
         lines=integration_lines(view),
     )

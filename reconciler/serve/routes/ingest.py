@@ -1,0 +1,366 @@
+"""Where others push records and events to us, with a key of their own. What was answered is stored."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from reconciler.api.ingest import (
+    EventsBody,
+    Ping,
+    PushReceipt,
+    ReceiptState,
+    RecordBody,
+    RecordResult,
+    RecordsBody,
+)
+from reconciler.api.problem import problems
+from reconciler.events.inbound import FullError
+from reconciler.events.pushing import (
+    Batch,
+    Push,
+    SnapshotError,
+    StaleError,
+    Stored,
+    push_batch,
+    push_events,
+    push_record,
+)
+from reconciler.model.clock import rfc3339
+from reconciler.sdk.pushed import (
+    ENTITY,
+    MOST_EVENTS,
+    MOST_RECORDS,
+    RECORD_ID,
+    NotUnderstoodError,
+    Pushed,
+    read_events,
+    read_record,
+    read_version,
+    strict,
+)
+from reconciler.serve.forms import to_json
+from reconciler.serve.gatekeeper import Gatekeeper, Sender, body_of, idempotency_key
+from reconciler.serve.once import REPLAYED
+from reconciler.serve.openapi import whole_schema
+from reconciler.serve.parts import Parts
+from reconciler.serve.problem import LARGE_BODIES, ProblemError
+from reconciler.serve.routes.inbound import follow_up, full
+from reconciler.store import inbox, requests
+from reconciler.store.database import Tx
+
+router = APIRouter(prefix="/ingest/v1/{integration}", tags=["ingest"])
+CONTRACT = "1.0"
+JSON, LINES = "application/json", "application/x-ndjson"
+_REFUSALS = problems(400, 409, 413, 415, 422)
+
+
+def _body(model: type[Any], *media: str) -> dict[str, Any]:
+    """Read by hand, because JSON has to be read more strictly than usual."""
+    schema = {"schema": whole_schema(model)}
+    return {"requestBody": {"required": True, "content": dict.fromkeys(media or (JSON,), schema)}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: Mapping[str, Any] | None
+    stored: Stored | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One admitted request."""
+
+    request: Request
+    parts: Parts
+    sender: Sender
+
+    def push(self) -> Push:
+        signed = self.sender.accepts.intake.signature != "off" and "webhook-signature" in self.request.headers
+        message = self.request.headers.get("webhook-id", "") if signed else ""
+        return Push(row=self.sender.row, live=self.sender.live, now=self.parts.clock.now(), message=message)
+
+    async def read(self, *media: str) -> tuple[str, bytes]:
+        return await body_of(self.request, self.sender, *(media or (JSON,)))
+
+
+async def _served(request: Request, integration: str, do: Callable[[_Call], Awaitable[Response]]) -> Response:
+    """Admitted; with what is left of the sender's limit in every answer."""
+    gatekeeper: Gatekeeper = request.app.state.gatekeeper
+    parts: Parts = request.app.state.parts
+    sender = await gatekeeper.admit(request, integration)
+    try:
+        answer = await do(_Call(request, parts, sender))
+    except ProblemError as problem:
+        headers = {**sender.left.headers, **problem.headers}
+        raise ProblemError(problem.status, problem.code, problem.detail, problem.more, headers) from None
+    except NotUnderstoodError as error:
+        status = 400 if error.code == "invalid-json" else 422
+        raise ProblemError(status, error.code, error.detail, headers=sender.left.headers) from None
+    answer.headers.update(sender.left.headers)
+    return answer
+
+
+async def _stored(call: _Call, body: bytes, do: Callable[[Tx, Push], _Answer]) -> Response:
+    """Once for one Idempotency-Key, and once for one signed message; durable before it is answered."""
+    key, push = idempotency_key(call.request), call.push()
+    who, at = f"ingest/{push.row.id}", rfc3339(push.now)
+    target = f"{call.request.method} {call.request.url.path}?{call.request.url.query}\n"
+    digest = sha256(target.encode() + body).hexdigest()
+
+    def once(tx: Tx) -> _Answer | requests.Kept:
+        if key is not None:
+            kept, is_new = requests.begin(tx, who, key, digest, at)
+            if not is_new:
+                return kept
+        before = inbox.taken_by(tx, push.row.id, [f"message:{push.message}"]) if push.message else None
+        answer = do(tx, push) if before is None else _Answer(202, _receipt(before))
+        if key is not None:
+            requests.finish(tx, who, key, answer.status, {}, to_json(answer.body).decode() if answer.body else "")
+        return answer
+
+    try:
+        answer = await call.parts.database.write(once, durable=True)
+    except (StaleError, SnapshotError, FullError) as error:
+        raise _problem(error) from None
+    if isinstance(answer, requests.Kept):
+        return _again(answer, digest)
+    if answer.stored is not None:
+        await follow_up(call.parts, answer.stored.taken)
+    return _response(answer.status, to_json(answer.body) if answer.body is not None else b"")
+
+
+def _problem(error: StaleError | SnapshotError | FullError) -> ProblemError:
+    if isinstance(error, StaleError):
+        return ProblemError(409, "stale-version", str(error), {"current_version": error.version})
+    return ProblemError(409, "snapshot-too-small", str(error)) if isinstance(error, SnapshotError) else full()
+
+
+def _again(kept: requests.Kept, digest: str) -> Response:
+    if kept.fingerprint != digest:
+        raise ProblemError(422, "idempotency-mismatch", "this Idempotency-Key came with another request before")
+    return _response(kept.status or 202, kept.body.encode(), REPLAYED)
+
+
+def _response(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(body or None, status, dict(headers or {}), JSON if body else None)
+
+
+def _receipt(public_id: str, stored: Stored | None = None) -> dict[str, Any]:
+    return {
+        "receipt_id": public_id,
+        "accepted": stored.accepted if stored else 0,
+        "duplicates": stored.duplicates if stored else 0,
+        "rejected": list(stored.rejected) if stored else [],
+    }
+
+
+@router.post(
+    "/events",
+    summary="Push events",
+    status_code=202,
+    responses={202: {"model": PushReceipt}, **_REFUSALS},
+    response_class=Response,
+    openapi_extra=_body(EventsBody),
+)
+async def push_events_in(request: Request, integration: str) -> Response:
+    """Each counts once by its `id`, for seven days. Bad ones are listed; where all are bad, 422."""
+
+    async def do(call: _Call) -> Response:
+        _, body = await call.read()
+        check, now = call.sender.accepts.check_event, call.parts.clock.now()
+        found = await call.sender.reception.aside(len(body), lambda: read_events(strict(body), now, check))
+        if not found.events:
+            raise ProblemError(422, "schema", "no event can be taken", {"rejected": found.rejected})
+
+        def store(tx: Tx, push: Push) -> _Answer:
+            stored = push_events(tx, push, found)
+            return _Answer(202, _receipt(stored.taken.receipt, stored), stored)
+
+        return await _stored(call, body, store)
+
+    return await _served(request, integration, do)
+
+
+@router.put(
+    "/records/{entity}/{record_id:path}",
+    summary="Push a record",
+    responses={200: {"model": RecordResult}, 201: {"model": RecordResult}, **_REFUSALS, **problems(404)},
+    response_class=Response,
+    openapi_extra=_body(RecordBody),
+)
+async def push_record_in(request: Request, integration: str, entity: str, record_id: str) -> Response:
+    """201 for a new one. An older `version` (or `updated_at`) than is known is refused with 409."""
+
+    async def do(call: _Call) -> Response:
+        _known(entity, record_id)
+        _, body = await call.read()
+        check = call.sender.accepts.check_record
+        reading = call.sender.reception.aside(len(body), lambda: read_record(strict(body), entity, check, record_id))
+        one = await reading
+        return await _stored(call, body, lambda tx, push: _record(tx, push, entity, one))
+
+    return await _served(request, integration, do)
+
+
+def _record(tx: Tx, push: Push, entity: str, one: Pushed) -> _Answer:
+    stored = push_record(tx, push, entity, one)
+    assert stored.verdict is not None  # noqa: S101 - each record gets one
+    if one.payload is None:
+        return _Answer(204, None, stored)
+    said = {"id": one.key, "changed": stored.verdict.state != "unchanged", "version": stored.verdict.version}
+    return _Answer(201 if stored.verdict.state == "new" else 200, said, stored)
+
+
+def _known(entity: str, record_id: str) -> None:
+    if not ENTITY.fullmatch(entity) or not RECORD_ID.fullmatch(record_id):
+        raise ProblemError(404, "not-found", "there is no such entity or record: a-z, 0-9 and _; 1 to 255 characters")
+
+
+@router.delete(
+    "/records/{entity}/{record_id:path}",
+    summary="Delete a pushed record",
+    status_code=204,
+    responses={204: {"description": "It is deleted."}, **_REFUSALS, **problems(404)},
+    response_class=Response,
+)
+async def delete_record_in(request: Request, integration: str, entity: str, record_id: str) -> Response:
+    """`?version=` keeps an older deletion from undoing what is newer. Its history stays, as after any sync."""
+
+    async def do(call: _Call) -> Response:
+        _known(entity, record_id)
+        one = Pushed(record_id, None, read_version(request.query_params.get("version", "")))
+        return await _stored(call, b"", lambda tx, push: _record(tx, push, entity, one))
+
+    return await _served(request, integration, do)
+
+
+@router.post(
+    "/records/{entity}:batch",
+    summary="Push many records",
+    status_code=202,
+    responses={202: {"model": PushReceipt}, **_REFUSALS, **problems(404)},
+    response_class=Response,
+    openapi_extra=_body(RecordsBody, JSON, LINES),
+)
+async def push_records_in(request: Request, integration: str, entity: str) -> Response:
+    """Up to 1,000, as JSON or a record a line; `{"id": ..., "deleted": true}` deletes. Pages of one `snapshot_id` are a
+    full snapshot: with `snapshot_complete` what none of them named is deleted, within the manifest's `max_delete_ratio`.
+    """
+
+    async def do(call: _Call) -> Response:
+        _known(entity, "-")
+        kind, body = await call.read(JSON, LINES)
+        batch = await call.sender.reception.aside(len(body), lambda: _batch(call.sender, entity, kind, body))
+        if not batch.records and batch.rejected:
+            raise ProblemError(422, "schema", "no record can be taken", {"rejected": batch.rejected})
+
+        def store(tx: Tx, push: Push) -> _Answer:
+            stored = push_batch(tx, push, batch)
+            return _Answer(202, _receipt(stored.taken.receipt, stored), stored)
+
+        return await _stored(call, body, store)
+
+    return await _served(request, integration, do)
+
+
+def _batch(sender: Sender, entity: str, kind: str, body: bytes) -> Batch:
+    """Raises NotUnderstoodError where it is no batch; bad records are in `rejected`."""
+    said = {"upserts": [strict(line) for line in body.splitlines() if line.strip()]} if kind == LINES else strict(body)
+    if not isinstance(said, dict) or not RecordsBody.model_fields.keys() >= said.keys():
+        raise NotUnderstoodError(f"expected an object with {', '.join(RecordsBody.model_fields)}")
+    upserts, deletes = said.get("upserts", []), said.get("deletes", [])
+    snapshot, is_full, is_last = (
+        said.get("snapshot_id"),
+        said.get("full_snapshot", False),
+        said.get("snapshot_complete", False),
+    )
+    if not isinstance(upserts, list) or not isinstance(deletes, list) or len(upserts) + len(deletes) > MOST_RECORDS:
+        raise NotUnderstoodError(f"upserts and deletes: expected lists with at most {MOST_RECORDS} in all")
+    if not isinstance(is_full, bool) or not isinstance(is_last, bool):
+        raise NotUnderstoodError("full_snapshot and snapshot_complete: expected true or false")
+    if is_full != (isinstance(snapshot, str) and 0 < len(snapshot) <= 128) or (is_last and not is_full):
+        raise NotUnderstoodError("a full_snapshot has a snapshot_id of 1 to 128 characters, and nothing else has one")
+    records, rejected = list[tuple[int, Pushed]](), list[Mapping[str, Any]]()
+    for place, one in enumerate([*upserts, *({"id": key, "deleted": True} for key in deletes)]):
+        try:
+            records.append((place, _one(sender, entity, one)))
+        except NotUnderstoodError as error:
+            rejected.append({"index": place, "code": error.code, "detail": error.detail})
+    return Batch(
+        entity=entity,
+        records=records,
+        rejected=rejected,
+        snapshot=snapshot if is_full and isinstance(snapshot, str) else "",
+        complete=is_last,
+        max_ratio=sender.accepts.intake.max_delete_ratio,
+    )
+
+
+def _one(sender: Sender, entity: str, one: Any) -> Pushed:
+    if not isinstance(one, dict) or "deleted" not in one:
+        return read_record(one, entity, sender.accepts.check_record)
+    key = one.get("id")
+    if not {"id", "deleted", "version"} >= one.keys() or one["deleted"] is not True:
+        raise NotUnderstoodError("a deletion has id, deleted: true and, if wanted, version")
+    if not isinstance(key, str) or not RECORD_ID.fullmatch(key):
+        raise NotUnderstoodError("id: expected a text of 1 to 255 characters")
+    return Pushed(key, None, read_version(one.get("version", "")))
+
+
+@router.get(
+    "/receipts/{receipt_id}",
+    summary="What became of a push",
+    responses={200: {"model": ReceiptState}, **problems(400, 404)},
+    response_class=Response,
+)
+async def get_push_receipt(request: Request, integration: str, receipt_id: str) -> Response:
+    """Kept for seven days."""
+
+    async def do(call: _Call) -> Response:
+        i = call.sender.row.id
+        found = await call.parts.database.read(lambda tx: inbox.receipt(tx, i, receipt_id))
+        if found is None:
+            raise ProblemError(404, "not-found", "there is no such receipt, or no longer")
+        said = {
+            "receipt_id": found.public_id,
+            "state": found.state,
+            "accepted": found.accepted,
+            "applied": max(0, found.accepted - found.waiting - found.failed),
+            "failed": found.failed,
+            "errors": list(found.errors),
+        }
+        return _response(200, to_json(said))
+
+    return await _served(request, integration, do)
+
+
+@router.get(
+    "/ping",
+    summary="Does the key open, and how much may be sent",
+    responses={200: {"model": Ping}, **problems(400)},
+    response_class=Response,
+)
+async def ping(request: Request, integration: str) -> Response:
+    async def do(call: _Call) -> Response:
+        limits = {
+            "events_per_request": MOST_EVENTS,
+            "records_per_request": MOST_RECORDS,
+            "bytes": dict(LARGE_BODIES)["/ingest/v1/"],
+            "requests_per_minute": call.sender.accepts.intake.requests_per_minute,
+        }
+        said = {
+            "integration": call.sender.row.name,
+            "key_id": call.sender.key,
+            "server_time": rfc3339(call.parts.clock.now()),
+            "contract": CONTRACT,
+            "limits": limits,
+        }
+        return _response(200, to_json(said))
+
+    return await _served(request, integration, do)
