@@ -97,6 +97,11 @@ class SourceBook:
         return self._merged.state if self._merged else None
 
     @property
+    def checked(self) -> Mapping[str, Validated]:
+        """The newest revision of each source that was read."""
+        return self._checked
+
+    @property
     def state(self) -> DesiredState | None:
         return self._state
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from reconciler.app.vault import Vault
 from reconciler.model.clock import from_rfc3339
 from reconciler.model.secret import Secret
+from reconciler.sdk.contract import KeptToken
 from reconciler.sdk.errors import UnsupportedError
 from reconciler.sdk.redact import Redactor
 from reconciler.store.inventory import Sealed
@@ -38,15 +39,23 @@ class BorrowedTokens:
                 "ask it: reconciler reconcile NAME --wait"
             )
         sealed = self._sealed.get(name)
-        if sealed is None or sealed.key_id != self._vault.key_id:
+        if sealed is None or not self._vault.opens(sealed.key_id):
             return None
-        value = self._vault.open(sealed.ciphertext, f"{self._id}/{name}")
+        value = self._vault.open(sealed.ciphertext, f"{self._id}/{name}", sealed.key_id)
         self._redactor.add("tokens", value)
         return value, from_rfc3339(sealed.expires_at) if sealed.expires_at else None
 
     async def put(self, name: str, value: Secret, expires_at: datetime | None) -> None:
         self._redactor.add("tokens", value)
         self._fresh[name] = (value, expires_at)
+
+    async def put_all(self, *tokens: KeptToken) -> None:
+        for token in tokens:
+            await self.put(token.name, token.value, token.expires_at)
+
+    async def scopes(self, name: str) -> tuple[str, ...] | None:
+        sealed = self._sealed.get(name)
+        return sealed.scopes if sealed else None
 
     async def drop(self, name: str) -> None:
         self._fresh.pop(name, None)

@@ -5,7 +5,7 @@ Here everything is put together that a connector is handed: HTTP client, network
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -21,14 +21,14 @@ from reconciler.control.book import reason_of
 from reconciler.desired.connector_checks import select_auth
 from reconciler.desired.policy import TenantPolicy
 from reconciler.desired.resolve import ResolvedSpec
-from reconciler.model.clock import Clock
+from reconciler.model.clock import Clock, from_rfc3339
 from reconciler.model.condition import Reason
 from reconciler.model.ids import Ref
 from reconciler.model.record import LogLevel
 from reconciler.model.secret import Secret
 from reconciler.model.state import DesiredIntegration
 from reconciler.sdk.budget import Budgets
-from reconciler.sdk.contract import AuthSettings, Connector, NoAuth, Room, Settings, Tokens
+from reconciler.sdk.contract import AuthSettings, Connector, KeyFacts, NoAuth, Room, Settings, Tokens
 from reconciler.sdk.errors import place_of
 from reconciler.sdk.guard import HostGuard
 from reconciler.sdk.http import Attempt, HttpClient
@@ -36,7 +36,7 @@ from reconciler.sdk.live import Live, NotConnectableError
 from reconciler.sdk.network import GuardedNetwork, NetworkSettings, TlsContexts
 from reconciler.sdk.redact import Redactor
 from reconciler.sdk.registry import UnknownTypeError, load
-from reconciler.store import integrations
+from reconciler.store import ingest_keys, integrations
 from reconciler.store.database import Database
 
 
@@ -222,7 +222,24 @@ class ConnectionPool:
             marker=str(ref),
             inbound_url=shop.public_url.rstrip("/") + path if shop.public_url else None,
             fingerprint=lambda secret: secret.digest(shop.vault.fingerprint_key),
+            keys=partial(self._keys, integration_id),
         )
+
+    async def _keys(self, integration_id: int) -> Sequence[KeyFacts]:
+        shop = self._shop
+        found, now = (
+            await shop.database.read(lambda tx: ingest_keys.of_integration(tx, integration_id)),
+            shop.clock.now(),
+        )
+        return [
+            KeyFacts(
+                key.key_id,
+                key.state(now),
+                from_rfc3339(key.created_at),
+                from_rfc3339(key.last_used_at) if key.last_used_at else None,
+            )
+            for key in found
+        ]
 
     def _tokens(self, integration_id: int) -> Tokens:
         shop = self._shop

@@ -7,37 +7,44 @@ the next start.
 
 import asyncio
 import gc
-import os
-import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from random import SystemRandom
-from typing import Any
 
 import structlog
 
 from reconciler.app.attended import Attended
+from reconciler.app.authorizations import Authorizations, callback_url
 from reconciler.app.book import SourceBook
 from reconciler.app.connections import ConnectionPool, Workshop
+from reconciler.app.doorway import doorway
 from reconciler.app.following import Following
+from reconciler.app.git_ports import GitParts, git_ports
 from reconciler.app.ground import Ground
 from reconciler.app.keeping import FLUSH_SECONDS, StoreBlocks, StoreJournal
+from reconciler.app.lasting import open_vault
 from reconciler.app.leadership import Leadership
 from reconciler.app.leading import Leading, Office
 from reconciler.app.parts import host_guard, network_settings, source_inputs, source_settings, tenant_policy
 from reconciler.app.server_clock import ALIGN_SECONDS, ServerClock
 from reconciler.app.tasks import Loops
-from reconciler.app.vault import Vault, load_key
+from reconciler.app.trials import KIND as TEST
+from reconciler.app.trials import Tester, Trials
+from reconciler.app.vault import Vault, VaultError, load_keys
 from reconciler.app.window import Window
 from reconciler.app.working import Bench, make_work
+from reconciler.control.authorize import UnsealError
+from reconciler.control.carried import Carried
 from reconciler.control.intake import Intaken
 from reconciler.desired.policy import TenantPolicy
 from reconciler.desired.resolve import Resolver
 from reconciler.desired.sops.cache import DecryptionCache
 from reconciler.desired.sops.keys import Keyring, keys_at_hand
 from reconciler.desired.source import Source, open_source
+from reconciler.events.inbound import Reception
 from reconciler.model.clock import Clock, SystemClock, rfc3339
 from reconciler.model.secret import Secret
 from reconciler.sdk import registry
@@ -45,6 +52,7 @@ from reconciler.sdk.budget import Budgets
 from reconciler.sdk.network import TlsContexts
 from reconciler.sdk.redact import Redactor
 from reconciler.serve.metrics import Metrics
+from reconciler.serve.ports import Ports
 from reconciler.settings import DATABASE_ENV, Settings, SettingsError, database_url
 from reconciler.settings import Source as SourceOptions
 from reconciler.store import jobs, journal
@@ -102,6 +110,8 @@ class Daemon:
         self.leading: Leading | None = None
         self.leadership: Leadership | None = None
         self.work: Work | None = None
+        self.tester: Tester | None = None
+        self.reception: Reception | None = None
         self._leads = False
         self._settling = asyncio.Lock()
         self._ends = AsyncExitStack()
@@ -155,6 +165,9 @@ class Daemon:
         if self._server_clock is not None:
             await self._server_clock.align(self.database)
         await migrate(self.database)
+        if self._follows:
+            keys = load_keys(self.settings, self._env, self.state.keys, is_shared=self._is_shared)
+            self._vault = await open_vault(self.database, *keys)
         self._wire()
         self._ends.push_async_callback(self.window.stop)
         await self.window.start()
@@ -185,24 +198,73 @@ class Daemon:
             self._wire_rooms()
         checks = {"desired_state": self._unread, "loops": self._failing}
         self.window = Window(
-            settings.listen, database, self.clock, self.redactor, self.metrics, checks, self._is_leader
+            settings.listen,
+            database=database,
+            clock=self.clock,
+            redactor=self.redactor,
+            metrics=self.metrics,
+            checks=checks,
+            is_leader=self._is_leader,
+            ports=self._ports(),
+            door=doorway(settings, self.clock, self.redactor, self.metrics.observe_http),
         )
 
     def _wire_rooms(self) -> None:
         settings = self.settings
-        vault = Vault(load_key(settings, self._env, self.state.keys, is_shared=self._is_shared))
+        vault = self._vault
         policy = tenant_policy(settings)
         self.book = SourceBook(source_inputs(settings, policy), self._resolver(vault, policy), self.redactor)
         self._ends.callback(self.book.close)
         self.connections = ConnectionPool(self._workshop(vault, policy))
         self._ends.push_async_callback(self.connections.close)
+        self.reception = Reception(self.database, self.connections, self.journal, self.clock)
+        self._ends.callback(self.reception.close)
         sources = {s.name: self._source(s) for s in settings.sources}
         self.following = Following(sources, self.book, self.database, self.clock, self.random, self._keys, self.settle)
         ground = self._ground()
+        self.tester = Tester(self.database, self.clock, self.redactor, self.connections, self.book, self._is_leader)
         if self._works:
             self.work = make_work(self._bench(ground), WorkSettings(self._engine_url, not self._is_shared, self.owner))
         if self._may_lead:
             self.leading = Leading(self._office(ground, self.work or Elsewhere(StoredJobs(self.database))))
+
+    def _ports(self) -> Ports:
+        ports = Ports(
+            prompt=self._prompt,
+            probing=Trials(self.database, self.clock, self.tester).probe,
+            authorizing=Authorizations(self.database, self.clock),
+            reception=self.reception,
+            told=self._changed,
+        )
+        if not self.settings.sources:
+            return ports
+        asked = {} if self._follows else {s.name: self._source(s) for s in self.settings.sources}
+        made = git_ports(
+            GitParts(
+                settings=self.settings,
+                env=self._env,
+                sources=asked or self.following.sources,
+                book=self.book if self._follows else None,
+                look=self._look_at_git,
+                keyring=self._keys,
+                cache=self.state.path / "git",
+                database=self.database,
+                clock=self.clock,
+                random=self.random,
+                redactor=self.redactor,
+                observe=self.metrics.observe_http,
+            )
+        )
+        self._ends.push_async_callback(made.close)
+        return replace(ports, planner=made.planner, manifests=made.manifests, policy=made.policy)
+
+    async def _look_at_git(self) -> None:
+        """Something was pushed: whoever leads need not wait for its next round."""
+        if self._leads:
+            self.following.look()
+            return
+        at = rfc3339(self.clock.now())
+        await self.database.write(lambda tx: journal.ask(tx, "reconcile", None, {}, "api", at))
 
     def _resolver(self, vault: Vault, policy: TenantPolicy) -> Resolver:
         keyring = self._keys()
@@ -247,7 +309,23 @@ class Daemon:
             random=self.random,
             halt=self._halt,
             probe_interval=self.settings.probe_interval,
+            credential_warning=self.settings.credential_warning,
+            redirect_uri=self._redirect_uri,
+            unseal=self._unseal,
         )
+
+    @property
+    def _redirect_uri(self) -> str:
+        """Only a process that does everything knows that its own address is the one that answers callbacks."""
+        settings = self.settings
+        is_tls = settings.tls.cert_file is not None
+        return callback_url(settings.public_url, settings.listen if settings.role == "all" else "", is_tls=is_tls)
+
+    def _unseal(self, sealed: bytes, place: str) -> Secret:
+        try:
+            return self._vault.open_transit(sealed, place)
+        except VaultError as error:
+            raise UnsealError(str(error)) from None
 
     def _bench(self, ground: Ground) -> Bench:
         return Bench(ground=ground, following=self.following, changed=self._changed, is_shared=self._is_shared)
@@ -261,6 +339,7 @@ class Daemon:
             route_every=ROUTE_SHARED if self._is_shared else ROUTE_ALONE,
             fence=self.leadership.check if self.leadership else None,
             is_observing=self._is_observing,
+            aside={TEST: self.tester.take} if self.tester else {},
         )
 
     def _keys(self) -> Keyring:
@@ -282,6 +361,8 @@ class Daemon:
             loops.forever("turn", self._lead_in_turn)
         if self._follows:
             self.following.start(loops)
+        if self.tester is not None:
+            loops.forever("tests", self.tester.run)
         loops.every("journal", FLUSH_SECONDS, self.journal.flush)
         loops.forever("loop lag", self.metrics.watch_loop)
         loops.every("board", SECONDS_BOARD, self.window.refresh)
@@ -341,6 +422,16 @@ class Daemon:
         for run_id in run_ids:
             await dispatch.cancel("sync", str(run_id))
 
+    async def _prompt(self, carried: Carried) -> None:
+        """What the API stored as an order takes effect at once, also where another process leads."""
+        if self.leading is not None and self._leads:
+            await self.leading.obey(carried)
+            return
+        await self._halt([int(asked.ref) for asked in carried.stop])
+        dispatch = self.work or Elsewhere(StoredJobs(self.database))
+        for asked in carried.start:
+            await dispatch.ask(asked.kind, asked.ref)
+
     def _changed(self) -> None:
         """Records changed, or a job ended: what follows from it is looked for now."""
         if self.leading is not None:
@@ -352,7 +443,9 @@ class Daemon:
         """Another process has something for us: it need not wait for the next round."""
         if topic == "order" and self.leading is not None:
             self.leading.ordered.set()
-        if topic == "asked" and self.work is not None:
+        if topic == "event" and self.leading is not None:
+            self.leading.routing.set()
+        if topic in {"asked", "due"} and self.work is not None:
             self.work.wake()
         if topic == "dropped" and self.work is not None:
             self.work.look()
@@ -399,32 +492,3 @@ class Daemon:
             await self.journal.flush()
         except StoreError as error:
             self._logger.error("the last log lines could not be stored", error=str(error))  # noqa: TRY400 the disk, not we
-
-
-async def run_until_signal(daemon: Daemon, started: Callable[[Daemon], Any] = lambda _: None) -> bool:
-    """Run until SIGTERM or SIGINT; a second signal ends the process at once. False where it had to end by itself."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: os._exit(130) if stop.is_set() else stop.set())
-    starting = asyncio.create_task(daemon.start())
-    if not await _before(starting, stop):
-        return True
-    starting.result()
-    started(daemon)
-    try:
-        return await daemon.until(stop)
-    finally:
-        await daemon.stop()
-
-
-async def _before(starting: "asyncio.Task[None]", stop: asyncio.Event) -> bool:
-    """Whether the start came to its end first: one that waits for its database can be told to go."""
-    waiting = asyncio.create_task(stop.wait())
-    await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if not starting.done():
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-        return False
-    return True

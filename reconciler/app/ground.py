@@ -7,6 +7,7 @@ from random import Random
 from reconciler.app.book import SourceBook
 from reconciler.app.connections import ConnectionPool
 from reconciler.app.keeping import StoreJournal
+from reconciler.control.authorize import Unseal
 from reconciler.control.stopping import Halt
 from reconciler.model.clock import Clock
 from reconciler.serve.metrics import Metrics
@@ -15,7 +16,7 @@ from reconciler.store.database import Database
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """`halt` stops runs, wherever they run."""
+    """`halt` stops runs, wherever they run. `redirect_uri`: where remotes send people back to, as far as this process knows."""
 
     database: Database
     book: SourceBook
@@ -26,3 +27,6 @@ class Ground:
     random: Random
     halt: Halt
     probe_interval: timedelta
+    credential_warning: timedelta
+    redirect_uri: str
+    unseal: Unseal

@@ -11,12 +11,16 @@ import structlog
 
 from reconciler.app.vault import Vault
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
+from reconciler.model.condition import Reason
 from reconciler.model.record import LogLevel
 from reconciler.model.secret import Secret
+from reconciler.sdk.authorize import IRREPLACEABLE
+from reconciler.sdk.contract import KeptToken
+from reconciler.sdk.errors import TransientError
 from reconciler.sdk.live import current_run
 from reconciler.sdk.redact import Redactor
 from reconciler.store import budgets, inventory, leases
-from reconciler.store.database import Database
+from reconciler.store.database import Database, Tx
 from reconciler.store.inventory import Sealed
 from reconciler.store.journal import LogLine, write_logs
 from reconciler.store.leases import Lease
@@ -94,19 +98,40 @@ class StoreTokens:
 
     async def get(self, name: str) -> tuple[Secret, datetime | None] | None:
         sealed = await self._database.read(lambda tx: inventory.credential(tx, self._id, name))
-        if sealed is None or sealed.key_id != self._vault.key_id:
+        if sealed is None:
             return None
-        value = self._vault.open(sealed.ciphertext, self._place(name))
+        if not self._vault.opens(sealed.key_id):
+            _demand(name, sealed.key_id)
+            return None
+        value = self._vault.open(sealed.ciphertext, self._place(name), sealed.key_id)
         self._hide(name, value)
         return value, from_rfc3339(sealed.expires_at) if sealed.expires_at else None
 
     async def put(self, name: str, value: Secret, expires_at: datetime | None) -> None:
+        await self.put_all(KeptToken(name, value, expires_at))
+
+    async def put_all(self, *tokens: KeptToken) -> None:
         """Durable: a single-use refresh token must not be lost to a power cut."""
-        self._hide(name, value)
-        ciphertext = self._vault.seal(value, self._place(name))
-        sealed = Sealed(ciphertext, self._vault.key_id, rfc3339(expires_at) if expires_at else None)
+        for token in tokens:
+            self._hide(token.name, token.value)
+        sealed = {token.name: self._sealed(token) for token in tokens}
         at = rfc3339(self._clock.now())
-        await self._database.write(lambda tx: inventory.put_credential(tx, self._id, name, sealed, at), durable=True)
+
+        def put(tx: Tx) -> None:
+            for name, one in sealed.items():
+                inventory.put_credential(tx, self._id, name, one, at)
+
+        await self._database.write(put, durable=True)
+
+    def _sealed(self, token: KeptToken) -> Sealed:
+        vault, until = self._vault, token.expires_at
+        ciphertext = vault.seal(token.value, self._place(token.name))
+        mark = token.value.fingerprint(vault.fingerprint_key)
+        return Sealed(ciphertext, vault.key_id, rfc3339(until) if until else None, token.scopes, mark)
+
+    async def scopes(self, name: str) -> tuple[str, ...] | None:
+        sealed = await self._database.read(lambda tx: inventory.credential(tx, self._id, name))
+        return sealed.scopes if sealed else None
 
     async def drop(self, name: str) -> None:
         await self._database.write(lambda tx: inventory.drop_credentials(tx, self._id, name))
@@ -139,6 +164,16 @@ class StoreTokens:
 
     def _place(self, name: str) -> str:
         return f"{self._id}/{name}"
+
+
+def _demand(name: str, key_id: str) -> None:
+    """What can be obtained again is as good as absent; for what only a person can give again, the key must come back."""
+    if name.startswith(IRREPLACEABLE):
+        raise TransientError(
+            f"a token kept by the daemon was sealed with master key {key_id}, which this process does not have; give it that "
+            "key as well, or authorize again",
+            reason=Reason.KEY_MISSING,
+        )
 
 
 class StoreBlocks:

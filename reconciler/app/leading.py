@@ -5,8 +5,8 @@ the lease itself, and running jobs.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
@@ -26,6 +26,7 @@ from reconciler.control.probe import Prober
 from reconciler.control.retaining import Retaining
 from reconciler.control.schedule import Scheduler
 from reconciler.control.stopping import Stopper
+from reconciler.control.stranded import Stranded
 from reconciler.events.route import Router
 from reconciler.events.subscriptions import Subscription, compile_subscriptions
 from reconciler.model.condition import Truth
@@ -36,6 +37,7 @@ from reconciler.sdk import registry
 from reconciler.store import integrations, shown
 from reconciler.store.database import Database, Tx
 from reconciler.store.integrations import IntegrationRow
+from reconciler.store.journal import OperatorRequest
 from reconciler.store.scrub import scrub
 from reconciler.work.ports import Dispatch
 
@@ -84,7 +86,7 @@ def _subscriptions(row: IntegrationRow, book: SourceBook) -> Sequence[Subscripti
 
 @dataclass(frozen=True, kw_only=True)
 class Office:
-    """What leading needs. `route_every`: how soon changes are found that another process stored."""
+    """What leading needs. `route_every`: how soon changes are found that another process stored. `aside`: see `Orders`."""
 
     ground: Ground
     dispatch: Dispatch
@@ -93,6 +95,7 @@ class Office:
     route_every: timedelta
     fence: Callable[[Tx], None] | None
     is_observing: bool
+    aside: Mapping[str, Callable[[OperatorRequest], None]] = field(default_factory=dict)
 
 
 class Leading:
@@ -110,10 +113,13 @@ class Leading:
         self._intake = Intake(database, ground.book, clock, office.fence, is_observing=office.is_observing)
         self._router = Router(database, self._subscribers, clock, self._wake)
         self._scheduler = Scheduler(database, ground.book, clock, ground.random, self._wake)
-        self._prober = Prober(database, ground.connections, clock, ground.random, ground.probe_interval)
-        self._orders = Orders(database, clock, is_observing=office.is_observing)
+        self._prober = Prober(
+            database, ground.connections, clock, ground.random, ground.probe_interval, ground.credential_warning
+        )
+        self._orders = Orders(database, clock, is_observing=office.is_observing, aside=office.aside)
         self._lateness = DeliveryLateness(database, ground.book, clock)
         self._jumps = JumpWatch(database, clock)
+        self._stranded = Stranded(database, clock)
         self._stopper = Stopper(database, ground.journal, clock, ground.halt)
         self._retaining = Retaining(database, clock)
         self._declaring = Declaring(database, clock)
@@ -141,7 +147,13 @@ class Leading:
         loops.every("lateness", SECONDS_FRESHNESS, self._lateness.tick)
         loops.every("probe", SECONDS_SCHEDULE, self._prober.tick)
         loops.every("clock", SECONDS_SCHEDULE, self._watch_clock)
-        loops.when("route", self.routing, self._office.route_every.total_seconds(), self._router.route)
+        loops.every("inbox", SECONDS_FRESHNESS, self._take_stranded)
+        loops.when("route", self.routing, self._office.route_every.total_seconds(), self._route)
+
+    async def _route(self) -> None:
+        await self._router.route()
+        if self._router.has_more:
+            self.routing.set()
 
     async def settle(self) -> Intaken | None:
         """Compare what Git wants with what is applied, and make the difference due."""
@@ -185,6 +197,10 @@ class Leading:
             level = LogLevel.INFO if said.truth is Truth.TRUE else LogLevel.WARN
             self._ground.journal(row.id, level, said.message, reason=said.reason)
 
+    async def _take_stranded(self) -> None:
+        if await self._stranded.tick():
+            self._wake()
+
     async def _watch_clock(self) -> None:
         back = await self._jumps.tick()
         if back is not None:
@@ -193,14 +209,21 @@ class Leading:
 
     async def _obey_orders(self) -> None:
         for carried in await self._orders.tick():
-            await self._obey(carried)
+            await self.obey(carried)
 
-    async def _obey(self, carried: Carried) -> None:
-        self._logger.info("order", what=carried.kind, by=carried.by, **carried.result)
+    async def obey(self, carried: Carried) -> None:
+        """Start and stop what an order that is carried out asks for."""
+        if carried.kind != "inbound":  # as many as remotes like to send
+            told = {"event_id" if name == "event" else name: value for name, value in carried.result.items()}
+            self._logger.info(
+                "order", what=carried.kind, by=carried.by, **told
+            )  # what is logged is the logger's `event`
         await self._stopper.end([int(asked.ref) for asked in carried.stop])
         if carried.is_replan:
             self._office.look()
             await self._office.settle()
+        if carried.has_events:
+            self.routing.set()
         for asked in carried.start:
             if not self._office.is_observing:
                 await self._office.dispatch.ask(asked.kind, asked.ref)

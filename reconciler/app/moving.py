@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.app.vault import given_key, key_id, own_key_file, read_key
+from reconciler.app.vault import given_keys, key_id, own_key_file, read_keys
 from reconciler.model.secret import Secret
 from reconciler.settings import Settings, SettingsError
 from reconciler.store import inventory, leases
@@ -111,22 +111,22 @@ def _check(source: Side, file: Path) -> None:
 def _same_key(source: Side, state: StateDirectory, settings: Settings, env: Mapping[str, str]) -> str | None:
     """The key that is given here, once it is known to be that of the installation; None where none is given."""
     own = own_key_file(state.keys)
-    expected = set(inventory.sealed_with(source.tx)) or ({key_id(read_key(own))} if own.is_file() else set())
-    key = given_key(settings, env)
-    if key is None:
+    expected = set(inventory.sealed_with(source.tx)) or ({key_id(read_keys(own)[0])} if own.is_file() else set())
+    given = [key_id(key) for key in given_keys(settings, env)]
+    if not given:
         return None
-    if expected and {key_id(key)} != expected:
+    if not expected <= set(given):
         raise SettingsError(
-            f"the master key given here is {key_id(key)}, that of {state.path} is {' and '.join(sorted(expected))}; "
-            f"give its own: RECONCILER_MASTER_KEY_FILE={own}"
+            f"the master key given here is {' and '.join(given)}, that of {state.path} is "
+            f"{' and '.join(sorted(expected))}; give its own: RECONCILER_MASTER_KEY_FILE={own}"
         )
-    return key_id(key)
+    return given[0]
 
 
 def _key_there(location: Location, settings: Settings, env: Mapping[str, str]) -> str | None:
     """The key that a daemon would use there."""
-    key = given_key(settings, env)
+    keys = given_keys(settings, env)
     own = own_key_file(location.parent / "keys") if isinstance(location, Path) else None
-    if key is None and own is not None and own.is_file():
-        key = read_key(own)
-    return None if key is None else key_id(key)
+    if not keys and own is not None and own.is_file():
+        keys = read_keys(own)
+    return key_id(keys[0]) if keys else None

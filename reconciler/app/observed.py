@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from reconciler.model.clock import Clock, rfc3339
 from reconciler.model.condition import ConditionType
+from reconciler.model.event import DeliveryStatus
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.serve.metrics import Metrics
 from reconciler.store import conditions, deliveries, integrations, runs
@@ -23,7 +24,11 @@ class ObservedJobs:
         self._after = after
 
     def wrap(self, kind: Kind) -> Kind:
-        looks = {"reconcile": self._reconciled, "sync": self._synced, "deliver": self._delivered}
+        looks: dict[str, Callable[[Job, Outcome, float], Awaitable[None]]] = {
+            "reconcile": self._reconciled,
+            "sync": self._synced,
+            "deliver": self._delivered,
+        }
 
         async def job(job: Job, claim: Claim) -> Outcome:
             started, result = self._clock.monotonic(), "error"
@@ -37,11 +42,16 @@ class ObservedJobs:
             finally:
                 seconds = self._clock.monotonic() - started
                 self._metrics.observe_job(job.kind, result, seconds)
-            await looks[job.kind](job, outcome, seconds)
+            if job.kind in looks:
+                await looks[job.kind](job, outcome, seconds)
             self._after()
             return outcome
 
         return job
+
+    def attempted(self, type_name: str, delivery: Delivery, status: DeliveryStatus, seconds: float) -> None:
+        """A delivery that a job went on with after its own."""
+        self._metrics.observe_delivery(type_name, delivery.channel, status, seconds)
 
     async def _reconciled(self, job: Job, outcome: Outcome, seconds: float) -> None:
         integration_id = int(job.ref)

@@ -1,12 +1,19 @@
 """From settings to the parts of a daemon: sources, policy, network, guard. Pure wiring, no loops."""
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 from reconciler.desired.policy import TenantPolicy, WorkspaceRule
 from reconciler.desired.source_settings import Scheme, SourceSettings
 from reconciler.desired.validate import Inputs
+from reconciler.desired.writing.forge import Forge, GitHub, GitLab, RestForge
+from reconciler.desired.writing.rules import Mode, WriteRules
+from reconciler.desired.writing.signing import Signing, SigningFormat
+from reconciler.desired.writing.terms import Author, WriteError, WriteFault
 from reconciler.model.secret import Secret
 from reconciler.sdk import registry
+from reconciler.sdk.contract import Http
 from reconciler.sdk.guard import GuardSettings, HostGuard
 from reconciler.sdk.network import NetworkSettings
 from reconciler.settings import Settings, SettingsError, Source
@@ -40,6 +47,47 @@ def source_settings(source: Source, env: Mapping[str, str]) -> SourceSettings:
         )
     except ValueError as error:
         raise SettingsError(str(error)) from None
+
+
+def write_rules(source: Source) -> WriteRules:
+    """How changes are written to the source; raises SettingsError for what that refuses."""
+    given = source.write_back
+    signing = Signing(given.signing_key_file, SigningFormat(given.signing_format)) if given.signing_key_file else None
+    try:
+        return WriteRules(
+            mode=Mode(given.mode),
+            path=given.path,
+            committer=Author(given.committer_name, given.committer_email),
+            signing=signing,
+            has_forge=given.forge is not None,
+        )
+    except ValueError as error:
+        raise SettingsError(f"source {source.name}: {error}") from None
+
+
+def forge_of(source: Source, env: Mapping[str, str], http: Http) -> Forge | None:
+    """Where the source's pull requests are opened; None where none are. Raises SettingsError without a token."""
+    given = source.write_back.forge
+    if given is None or source.write_back.mode != "pull-request":
+        return None
+    token = env.get(given.token_env, "")
+    if given.token_env and not token:
+        raise SettingsError(f"source {source.name}: the variable {given.token_env} (write_back.forge) is not set")
+    held = Secret(token)
+    read = partial(_token, given.token_file) if given.token_file else held.reveal
+    if given.kind == "github":
+        return RestForge(GitHub(given.api_url or "https://api.github.com", given.repository, read), http)
+    return RestForge(GitLab(given.api_url or "https://gitlab.com/api/v4", given.repository, read), http)
+
+
+def _token(path: Path) -> str:
+    """Read each time, because tokens are rotated."""
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"token_file {path} of write_back.forge cannot be read: {type(error).__name__}"
+        raise WriteError(WriteFault.FORGE, message, "check that it exists and is readable") from None
+    return token
 
 
 def source_inputs(settings: Settings, policy: TenantPolicy) -> dict[str, Inputs]:

@@ -6,7 +6,6 @@ before it is merged, beside a daemon and on a machine that never ran one.
 Not done: remote objects such as webhooks are not looked at, and a token that may be used once is not renewed.
 """
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,31 +17,28 @@ from reconciler.app.book import SourceBook
 from reconciler.app.borrowed import BorrowedTokens
 from reconciler.app.connections import ConnectionPool, Workshop
 from reconciler.app.keeping import StoreBlocks, StoreJournal
+from reconciler.app.lasting import with_lasting
 from reconciler.app.parts import host_guard, network_settings, source_inputs, source_settings, tenant_policy
-from reconciler.app.vault import Vault, load_key
-from reconciler.desired.connector_checks import wanted_entities
+from reconciler.app.vault import Vault, load_keys
+from reconciler.control.trial import Trial, try_out
 from reconciler.desired.resolve import Resolver
 from reconciler.desired.sops.cache import DecryptionCache
 from reconciler.desired.sops.keys import keyring_from_env
 from reconciler.desired.source import open_source
 from reconciler.model.clock import Clock, SystemClock, rfc3339
-from reconciler.model.condition import Reason
 from reconciler.model.finding import Finding
 from reconciler.model.ids import Ref
 from reconciler.model.state import DesiredIntegration
 from reconciler.sdk import registry
 from reconciler.sdk.budget import Budgets
-from reconciler.sdk.contract import Probe
-from reconciler.sdk.errors import ConnectorError
-from reconciler.sdk.live import Live, NotConnectableError
 from reconciler.sdk.network import TlsContexts
 from reconciler.sdk.redact import Redactor
 from reconciler.settings import Settings, database_url
-from reconciler.store import integrations, inventory
+from reconciler.store import integrations, inventory, sealed_keys
 from reconciler.store.database import Database
 from reconciler.store.integrations import DesiredChange
 from reconciler.store.inventory import Sealed
-from reconciler.store.location import open_readonly
+from reconciler.store.location import Location, open_readonly
 from reconciler.store.migrations import check_version, migrate
 from reconciler.store.sqlite import Sqlite
 from reconciler.store.state_directory import StateDirectory
@@ -52,23 +48,14 @@ DEADLINE = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """What a probe found. `needed` are those of `missing` that this manifest uses; `reason` and `error` where it failed."""
+    """What a probe found, and of which manifest."""
 
     ref: Ref
     type: str
     file: str
     line: int
     revision: str
-    latency: timedelta | None = None
-    probe: Probe | None = None
-    needed: tuple[str, ...] = ()
-    reason: Reason | None = None
-    error: str = ""
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def is_good(self) -> bool:
-        return self.probe is not None and not self.needed
+    trial: Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +91,7 @@ class _Bench:
         self._clock: Clock = SystemClock()
         self._state = StateDirectory(settings.state_dir)
         has_key = (self._state.keys / "master.key").is_file()
-        self._vault = Vault(load_key(settings, env, self._state.keys if has_key else scratch / "keys"))
+        self._vault = self._open_vault(self._state.keys if has_key else scratch / "keys")
         self._policy = tenant_policy(settings)
         key_file = settings.age_key_file
         keyring = keyring_from_env({**env, "SOPS_AGE_KEY_FILE": str(key_file)} if key_file else env)
@@ -119,6 +106,19 @@ class _Bench:
         self._book = SourceBook(source_inputs(settings, self._policy), resolver, redactor)
         self._database = Database(Sqlite(scratch / "reconciler.db", self._clock))
         self._pool: ConnectionPool | None = None
+
+    def _open_vault(self, folder: Path) -> Vault:
+        """As the daemon has it, if one ever worked here: what it calls its tokens depends on its keys."""
+        keys, location = load_keys(self._settings, self._env, folder), self._location()
+        if location is None:
+            return Vault(*keys)
+        with open_readonly(location, self._clock) as tx:
+            check_version(tx, "the store")
+            return with_lasting(sealed_keys.every(tx), *keys)
+
+    def _location(self) -> Location | None:
+        location = database_url(self._env) or self._state.database
+        return None if isinstance(location, Path) and not location.is_file() else location
 
     async def close(self) -> None:
         if self._pool is not None:
@@ -170,8 +170,8 @@ class _Bench:
 
     def _stored(self, ref: Ref) -> tuple[Mapping[str, Sealed], int]:
         """The tokens that a daemon obtained, if one ever worked here."""
-        location = database_url(self._env) or self._state.database
-        if isinstance(location, Path) and not location.is_file():
+        location = self._location()
+        if location is None:
             return {}, 0
         with open_readonly(location, self._clock) as tx:
             check_version(tx, "the store")
@@ -180,31 +180,5 @@ class _Bench:
 
     async def _report(self, pool: ConnectionPool, integration_id: int, desired: DesiredIntegration) -> ProbeReport:
         origin = desired.origin
-        known = (desired.ref, desired.manifest.spec.type, origin.file, origin.line, origin.revision)
-        try:
-            live = await pool.live(integration_id)
-            started = self._clock.monotonic()
-            async with asyncio.timeout(DEADLINE.total_seconds()):
-                probe = await live.connector.probe()
-        except NotConnectableError as error:
-            return ProbeReport(*known, reason=error.reason, error=error.message, findings=error.findings)
-        except ConnectorError as error:
-            return ProbeReport(*known, reason=error.why, error=self._redactor.text(error.message))
-        except TimeoutError:
-            return ProbeReport(*known, reason=Reason.TIMED_OUT, error=f"no answer within {DEADLINE.seconds} s")
-        latency = timedelta(seconds=self._clock.monotonic() - started)
-        return ProbeReport(*known, latency=latency, probe=probe, needed=needed(live, probe))
-
-
-def needed(live: Live, probe: Probe) -> tuple[str, ...]:
-    """What is missing and used by this manifest; a right that nothing declares counts as used."""
-    spec, connector = live.manifest.spec, live.connector
-    reads = spec.sync_direction != "outbound"
-    entities = wanted_entities(connector.entities_of(connector.config), spec.sync) if reads else ()
-    channels = {s.action for s in spec.synchronizations if s.enabled}
-    used = {r for e in entities for r in e.rights}
-    used |= {r for c in connector.channels if c.name in channels for r in c.rights}
-    declared = {r for e in connector.entities for r in e.rights} | {r for c in connector.channels for r in c.rights}
-    lost = [r.name for r in probe.rights if r.is_granted is False and (r.name in used or r.name not in declared)]
-    wanted = {e.name for e in entities}
-    return (*lost, *(f"read {name}" for name, ok in probe.entities.items() if not ok and name in wanted))
+        trial = await try_out(pool.live(integration_id), self._clock, self._redactor, DEADLINE)
+        return ProbeReport(desired.ref, desired.manifest.spec.type, origin.file, origin.line, origin.revision, trial)

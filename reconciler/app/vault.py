@@ -1,14 +1,17 @@
 """The master key: credentials obtained at run time are sealed with it, fingerprints are keyed by it.
 
 AES-256-GCM; the ciphertext's associated data binds it to its integration and name, so that a row moved elsewhere does not
-open. In embedded mode the key is made at first start, mode 0600; `RECONCILER_MASTER_KEY` or a file may give it instead.
+open. In embedded mode the key is made at first start, mode 0600; `RECONCILER_MASTER_KEY` or a file may give it instead, and
+several while one takes the place of another (`app/rekeying`). Processes without a master key seal for the vault with its
+public half (`seal_for`); only the vault opens that.
 """
 
 import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.model.secret import Secret
@@ -23,30 +26,81 @@ class VaultError(Exception):
     """A sealed credential cannot be opened: sealed with another key, or altered."""
 
 
-class Vault:
-    """Seals and opens with one master key of 32 bytes."""
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """Keys that stay the same when the master key becomes another one.
 
-    def __init__(self, key: bytes) -> None:
+    `fingerprints` keys the hashes that tell secrets apart. `transit` opens what processes without a master key sealed.
+    """
+
+    fingerprints: bytes
+    transit: Secret | None = None
+
+
+class Vault:
+    """Seals with the first of the master keys, of 32 bytes each; opens with whichever it was sealed with."""
+
+    def __init__(self, *keys: bytes, lasting: Lasting | None = None) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        self._cipher = AESGCM(_derive(key, b"credentials"))
-        self.fingerprint_key = _derive(key, b"fingerprints")
-        self.key_id = key_id(key)
+        self._ciphers = {key_id(key): AESGCM(_derive(key, b"credentials")) for key in reversed(keys)}
+        self._lasting = lasting or Lasting(first_fingerprint_key(keys))
+        self.fingerprint_key = self._lasting.fingerprints
+        self.key_id = key_id(keys[0])
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Those whose seals it opens."""
+        return tuple(self._ciphers)
+
+    def opens(self, key_id: str) -> bool:
+        return key_id in self._ciphers
 
     def seal(self, value: Secret, place: str) -> bytes:
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, value.reveal().encode(), place.encode())
+        return nonce + self._ciphers[self.key_id].encrypt(nonce, value.reveal().encode(), place.encode())
 
-    def open(self, sealed: bytes, place: str) -> Secret:
+    def open(self, sealed: bytes, place: str, key_id: str = "") -> Secret:
+        """`key_id` is that of the master key it was sealed with; by default the first."""
         from cryptography.exceptions import InvalidTag
 
         try:
-            clear = self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], place.encode())
-        except InvalidTag:
+            cipher = self._ciphers[key_id or self.key_id]
+            clear = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], place.encode())
+        except (InvalidTag, KeyError):
             raise VaultError(
                 f"the stored credential of {place} was sealed with another master key, or altered"
             ) from None
         return Secret(clear.decode())
+
+    def open_transit(self, sealed: bytes, place: str) -> Secret:
+        """What `seal_for` sealed for that very place; raises VaultError."""
+        import pyrage
+
+        if self._lasting.transit is None:
+            raise VaultError("what was sealed for this installation cannot be opened here: its master key is not known")
+        try:
+            identity = pyrage.x25519.Identity.from_str(self._lasting.transit.reveal())
+            clear = pyrage.decrypt(sealed, [identity]).decode()
+        except (pyrage.DecryptError, ValueError):
+            clear = ""
+        found, _, value = clear.partition("\n")
+        if found != place:
+            raise VaultError(f"what was sealed for {place} is altered, or of another installation")
+        return Secret(value)
+
+
+def seal_for(public: str, value: Secret, place: str) -> bytes:
+    """For the vault of an installation, by a process that does not have its master key."""
+    import pyrage
+
+    recipient = pyrage.x25519.Recipient.from_str(public)
+    return bytes(pyrage.encrypt(f"{place}\n{value.reveal()}".encode(), [recipient]))
+
+
+def first_fingerprint_key(keys: Sequence[bytes]) -> bytes:
+    """Of an installation that has none yet: of its oldest master key, so that what was hashed with it stays known."""
+    return _derive(keys[-1], b"fingerprints")
 
 
 def key_id(key: bytes) -> str:
@@ -58,10 +112,10 @@ def _derive(key: bytes, purpose: bytes) -> bytes:
     return hmac.new(key, b"reconciler " + purpose, hashlib.sha256).digest()
 
 
-def load_key(settings: Settings, env: Mapping[str, str], keys: Path, *, is_shared: bool = False) -> bytes:
-    """The master key from the environment, a file, or the state directory, where it is made if there is none.
+def load_keys(settings: Settings, env: Mapping[str, str], keys: Path, *, is_shared: bool = False) -> tuple[bytes, ...]:
+    """The master keys from the environment, a file, or the state directory, where one is made if there is none.
 
-    `is_shared`: several processes use the database, so none of them may make a key of its own.
+    The first one seals. `is_shared`: several processes use the database, so none of them may make a key of its own.
     """
     if env.get("RECONCILER_MASTER_KEY"):
         return _decode(env["RECONCILER_MASTER_KEY"], "RECONCILER_MASTER_KEY")
@@ -73,8 +127,17 @@ def load_key(settings: Settings, env: Mapping[str, str], keys: Path, *, is_share
     path = settings.master_key_file or own_key_file(keys)
     if settings.master_key_file is None:
         keys.mkdir(mode=0o700, exist_ok=True)
-        private_file(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
-    return read_key(path)
+        private_file(path, written(new_key()))
+    return read_keys(path)
+
+
+def new_key() -> bytes:
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def written(*keys: bytes) -> bytes:
+    """The content of a key file."""
+    return b"".join(base64.b64encode(key) + b"\n" for key in keys)
 
 
 def own_key_file(keys: Path) -> Path:
@@ -82,22 +145,28 @@ def own_key_file(keys: Path) -> Path:
     return keys / "master.key"
 
 
-def given_key(settings: Settings, env: Mapping[str, str]) -> bytes | None:
-    """The key that every process would be given here; None where each state directory has its own."""
+def given_keys(settings: Settings, env: Mapping[str, str]) -> tuple[bytes, ...]:
+    """Those that every process would be given here; none where each state directory has its own."""
     if env.get("RECONCILER_MASTER_KEY") or settings.master_key_file is not None:
-        return load_key(settings, env, settings.state_dir, is_shared=True)
-    return None
+        return load_keys(settings, env, settings.state_dir, is_shared=True)
+    return ()
 
 
-def read_key(path: Path) -> bytes:
+def read_keys(path: Path) -> tuple[bytes, ...]:
     """Raises SettingsError."""
     try:
-        return _decode(path.read_text().strip(), str(path))
+        return _decode(path.read_text(), str(path))
     except OSError as error:
         raise SettingsError(f"master key {path}: {error.strerror}") from None
 
 
-def _decode(text: str, where: str) -> bytes:
+def _decode(text: str, where: str) -> tuple[bytes, ...]:
+    """One or several keys, apart by spaces, line ends or commas."""
+    found = tuple(_key(part, where) for part in text.replace(",", " ").split())
+    return found or (_key("", where),)
+
+
+def _key(text: str, where: str) -> bytes:
     try:
         key = base64.b64decode(text, validate=True)
     except ValueError:

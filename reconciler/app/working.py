@@ -14,6 +14,8 @@ from reconciler.app.complaints import Complaints
 from reconciler.app.following import Following
 from reconciler.app.ground import Ground
 from reconciler.app.observed import Kind, ObservedJobs
+from reconciler.control.authorize import Exchanger
+from reconciler.control.consent import Consent
 from reconciler.control.reconcile import Pace, Reconciler
 from reconciler.events.deliver import Deliverer
 from reconciler.model.condition import ConditionType, Truth
@@ -50,12 +52,22 @@ def make_work(bench: Bench, settings: WorkSettings) -> Work:
 def _kinds(bench: Bench) -> Kinds:
     ground = bench.ground
     database, connections, journal = ground.database, ground.connections, ground.journal
-    clock, random, pace = ground.clock, ground.random, Pace(ground.probe_interval)
-    reconciler = Reconciler(database, ground.book, connections, journal, clock, random, ground.halt, pace)
+    clock, random = ground.clock, ground.random
+    pace = Pace(ground.probe_interval, warn_before=ground.credential_warning)
+    consent = Consent(database, ground.redirect_uri)
+    reconciler = Reconciler(
+        database, ground.book, connections, journal, clock, random, ground.halt, pace, consent=consent
+    )
+    exchanger = Exchanger(database, connections, journal, clock, ground.unseal)
     syncer = Syncer(database, connections, journal, clock, random, bench.changed)
-    deliverer = Deliverer(database, connections, journal, clock, random)
     observed, in_force = ObservedJobs(database, ground.metrics, clock, bench.changed), InForce(bench)
-    coroutines = {"reconcile": reconciler.run, "sync": syncer.run, "deliver": deliverer.run}
+    deliverer = Deliverer(database, connections, journal, clock, random, attempted=observed.attempted)
+    coroutines = {
+        "reconcile": reconciler.run,
+        "sync": syncer.run,
+        "deliver": deliverer.run,
+        "authorize": exchanger.run,
+    }
     return {name: in_force.wrap(observed.wrap(run)) for name, run in coroutines.items()}
 
 
