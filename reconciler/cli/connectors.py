@@ -12,7 +12,7 @@ from reconciler.cli.options import add_output, examples
 from reconciler.cli.store_access import CommandError, guarded
 
 if TYPE_CHECKING:
-    from reconciler.cli.connector_facts import ConnectorFacts, EntityFacts, FieldFacts
+    from reconciler.desired.connector_facts import ConnectorFacts, EntityFacts, FieldFacts
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 @guarded
 def run(args: argparse.Namespace) -> int:
-    from reconciler.cli.connector_facts import connector_facts
+    from reconciler.desired.connector_facts import connector_facts
     from reconciler.sdk.registry import known_types, load
 
     known = known_types()
@@ -73,6 +73,9 @@ def _text(f: "ConnectorFacts") -> Iterator[str]:
         yield "\nentities:"
         rows = [(e.name, _reading(e), f"deletions {e.deletes}", _rights(e.rights)) for e in f.entities]
         yield from _indented(rows)
+    if f.events:
+        yield "\nevents:"
+        yield f"  {', '.join(f.events)}"
     for channel in f.channels:
         yield f"\nchannel {channel.name}: {channel.repeat}"
         if channel.text_field:

@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, what in (
         ("show", "attempts, fields and receipt of one"),
         ("retry", "send it again, as a new delivery linked to it"),
-        ("cancel", "take back one that is not sent yet"),
+        ("cancel", "take back one that is not sent yet, or stuck beyond its deadline"),
     ):
         one = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
         one.add_argument("id", metavar="ID", help="such as dlv_7xKpQ2mR4wVb")
@@ -149,7 +149,7 @@ def _show(args: argparse.Namespace) -> int:
 
     with reading(args) as tx:
         names = {row.id: str(row.ref) for row in integrations.every(tx, with_removed=True)}
-        shown = _detail(tx, args.id, names)
+        shown = delivery_detail(tx, args.id, names)
     if args.output == "json":
         json.dump(shown, sys.stdout, indent=2, ensure_ascii=False)
         print()
@@ -158,7 +158,9 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _detail(tx: "Tx", public_id: str, names: dict[int, str]) -> dict[str, Any]:
+def delivery_detail(tx: "Tx", public_id: str, names: dict[int, str]) -> dict[str, Any]:
+    """Everything known of one, with its attempts; raises CommandError."""
+    from reconciler.serve.event_forms import attempt_form
     from reconciler.store import deliveries
 
     delivery = deliveries.find(tx, public_id)
@@ -170,17 +172,7 @@ def _detail(tx: "Tx", public_id: str, names: dict[int, str]) -> dict[str, Any]:
         "fields": dict(delivery.fields),
         "receipt": dict(delivery.receipt),
         "progress": dict(delivery.progress),
-        "tries": [
-            {
-                "number": n,
-                "at": at,
-                "seconds": s,
-                "outcome": outcome,
-                "reason": reason or None,
-                "message": message or None,
-            }
-            for n, at, s, outcome, reason, message in tries
-        ],
+        "tries": [attempt_form(one, with_content=True) for one in tries],
         "retry_of": first.public_id if first else None,
         "retried_as": [d.public_id for d in deliveries.resent(tx, delivery.id)],
     }
@@ -219,4 +211,15 @@ def _section(title: str, values: dict[str, Any]) -> list[str]:
 def _try_text(one: dict[str, Any]) -> str:
     took = f" after {one['seconds']:.2f} s" if one["seconds"] is not None else ""
     why = ": ".join(part for part in (one["reason"], one["message"]) if part)
-    return f"  {one['number']}. {one['at'][:19]}Z {one['outcome']}{took}{f'  {why}' if why else ''}"
+    said = f"  {one['number']}. {one['at'][:19]}Z {one['outcome']}{took}{f'  {why}' if why else ''}"
+    return "\n".join([said, *_exchange_lines(one["exchange"])])
+
+
+def _exchange_lines(exchange: dict[str, Any] | None) -> list[str]:
+    """What was asked last, and what was answered."""
+    if exchange is None:
+        return []
+    answer = exchange["status"] if exchange["status"] is not None else "no answer"
+    lines = [f"     {exchange['method']} {exchange['url']}: {answer}"]
+    lines += [f"     > {one_line(exchange['request'])}"] if exchange["request"] else []
+    return lines + ([f"     < {one_line(exchange['response'])}"] if exchange["response"] else [])

@@ -17,6 +17,7 @@ from reconciler.cli.store_access import CommandError, guarded, match_ref
 
 if TYPE_CHECKING:
     from reconciler.app.probe_once import Known, ProbeReport
+    from reconciler.control.trial import Trial
     from reconciler.model.ids import Ref
     from reconciler.sdk.contract import Probe
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     except (SettingsError, SourceError, SopsError, OSError) as error:
         raise CommandError(str(error)) from None
     print(json.dumps(as_json(report), indent=2) if args.output == "json" else as_text(report))
-    return 0 if report.is_good else 1
+    return 0 if report.trial.is_good else 1
 
 
 async def _probe(args: argparse.Namespace) -> "ProbeReport":
@@ -74,48 +75,33 @@ def _pick(known: "Known", name: str) -> "Ref":
 
 def as_json(report: "ProbeReport") -> dict[str, Any]:
     """The stable form."""
-    failed = {"reason": report.reason, "message": report.error} if report.reason else None
+    from reconciler.control.trial import probe_form
+
+    trial = report.trial
+    failed = {"reason": trial.reason, "message": trial.error} if trial.reason else None
     shown: dict[str, Any] = {
         "integration": str(report.ref),
         "type": report.type,
         "file": report.file,
         "line": report.line,
         "revision": report.revision,
-        "ok": report.is_good,
+        "ok": trial.is_good,
         "error": failed,
-        "missing": list(report.needed),
+        "missing": list(trial.needed),
     }
-    return shown | (_probe_json(report.probe, report.latency) if report.probe else {})
-
-
-def _probe_json(probe: "Probe", latency: timedelta | None) -> dict[str, Any]:
-    expires = probe.credential_expires_at
-    return {
-        "identity": probe.identity,
-        "account": probe.account or None,
-        "version": probe.version or None,
-        "latency_ms": _milliseconds(latency),
-        "clock_skew_ms": _milliseconds(probe.skew),
-        "credential_expires_at": expires.isoformat() if expires else None,
-        "rights": [{"name": r.name, "granted": r.is_granted, "detail": r.detail or None} for r in probe.rights],
-        "entities": dict(probe.entities),
-        "warnings": list(probe.warnings),
-    }
-
-
-def _milliseconds(span: timedelta | None) -> float | None:
-    return None if span is None else round(span / timedelta(milliseconds=1), 1)
+    return shown | (probe_form(trial.probe, trial.latency) if trial.probe else {})
 
 
 def as_text(report: "ProbeReport") -> str:
     """For a person: the good news first, what is missing last."""
-    head = f"{report.ref} ({report.type}), {report.file}:{report.line} at {report.revision[:12]}"
-    if report.probe is None:
-        findings = [f"  {f}" for f in report.findings[1:]]
-        return "\n".join([head, f"failed: {report.reason}: {report.error}", *findings])
-    lines = [head, *_identity(report.probe), *_times(report), *_rights(report), *_entities(report)]
-    lines += [f"warning: {text}" for text in report.probe.warnings]
-    lines.append(f"missing: {', '.join(report.needed)}" if report.needed else "ok")
+    head, trial = f"{report.ref} ({report.type}), {report.file}:{report.line} at {report.revision[:12]}", report.trial
+    if trial.probe is None:
+        findings = [f"  {f}" for f in trial.findings[1:]]
+        return "\n".join([head, f"failed: {trial.reason}: {trial.error}", *findings])
+    probe = trial.probe
+    lines = [head, *_identity(probe), *_times(trial, probe), *_rights(trial, probe), *_entities(trial, probe)]
+    lines += [f"warning: {text}" for text in probe.warnings]
+    lines.append(f"missing: {', '.join(trial.needed)}" if trial.needed else "ok")
     return "\n".join(lines)
 
 
@@ -125,30 +111,29 @@ def _identity(probe: "Probe") -> list[str]:
     return [f"signed in as {probe.identity}{account}{version}"]
 
 
-def _times(report: "ProbeReport") -> list[str]:
-    said = [f"probed in {_milliseconds(report.latency)} ms"]
-    probe = report.probe
-    if probe is not None and probe.skew is not None:
+def _times(trial: "Trial", probe: "Probe") -> list[str]:
+    said = [f"probed in {round(trial.latency / timedelta(milliseconds=1), 1)} ms"] if trial.latency is not None else []
+    if probe.skew is not None:
         ahead = "ahead" if probe.skew >= timedelta() else "behind"
         said.append(f"its clock is {abs(probe.skew).total_seconds():.1f} s {ahead}")
-    if probe is not None and probe.credential_expires_at is not None:
+    if probe.credential_expires_at is not None:
         said.append(f"the credential expires {probe.credential_expires_at.isoformat()}")
     return ["; ".join(said)]
 
 
-def _rights(report: "ProbeReport") -> list[str]:
+def _rights(trial: "Trial", probe: "Probe") -> list[str]:
     words = {True: "granted", False: "missing", None: "unknown"}
     lines = []
-    for right in report.probe.rights if report.probe else ():
-        unused = " (not used by this manifest)" if right.is_granted is False and right.name not in report.needed else ""
+    for right in probe.rights:
+        unused = " (not used by this manifest)" if right.is_granted is False and right.name not in trial.needed else ""
         detail = f"  {right.detail}" if right.detail else ""
         lines.append(f"  {words[right.is_granted]:<8} {right.name}{unused}{detail}")
     return ["rights:", *lines] if lines else []
 
 
-def _entities(report: "ProbeReport") -> list[str]:
+def _entities(trial: "Trial", probe: "Probe") -> list[str]:
     lines = []
-    for name, ok in report.probe.entities.items() if report.probe else ():
-        unused = "" if ok or f"read {name}" in report.needed else " (not used by this manifest)"
+    for name, ok in probe.entities.items():
+        unused = "" if ok or f"read {name}" in trial.needed else " (not used by this manifest)"
         lines.append(f"  {'readable' if ok else 'not readable':<12} {name}{unused}")
     return ["entities:", *lines] if lines else []

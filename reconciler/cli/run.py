@@ -19,6 +19,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     listen = "address of metrics, health and status (default: 127.0.0.1:8750; '' for none)"
     parser.add_argument("--listen", metavar="HOST:PORT", help=listen)
+    cert = "serve TLS with this certificate, PEM; read again when the file changes"
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help=cert)
+    parser.add_argument(
+        "--tls-key", type=Path, metavar="FILE", help="its key, PEM (default: in the certificate's file)"
+    )
     role = "all (default), controller, worker or api: several processes share the work on PostgreSQL"
     parser.add_argument("--role", choices=ROLES, metavar="ROLE", help=role)
     parser.add_argument("--observe", action="store_true", help="plan and report, but change, sync and send nothing")
@@ -56,6 +61,8 @@ def settings_of(args: argparse.Namespace) -> Any:
         "state_dir": args.state_dir,
         "role": vars(args).get("role"),
         "listen": vars(args).get("listen"),
+        "tls.cert_file": vars(args).get("tls_cert"),
+        "tls.key_file": vars(args).get("tls_key"),
         "log.format": args.log_format,
         "log.level": args.log_level,
     }
@@ -70,8 +77,9 @@ def run(args: argparse.Namespace) -> int:
         settings = settings_of(args)
         if not settings.sources and settings.role != "api":
             raise SettingsError("no source of manifests; give --repo, RECONCILER_REPO or sources in the settings file")
-        from reconciler.app.daemon import Daemon, run_until_signal
+        from reconciler.app.daemon import Daemon
         from reconciler.app.logging import configure as configure_log
+        from reconciler.app.until_signal import run_until_signal
 
         daemon = Daemon(settings, os.environ, is_observing=args.observe)
         configure_log(settings.log, daemon.redactor)

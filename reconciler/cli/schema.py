@@ -1,4 +1,5 @@
-"""`reconciler schema [NAME] [--write DIR]`: the JSON Schemas of manifests, for editors and pull-request checks.
+"""`reconciler schema [NAME] [--write DIR] [--api]`: the JSON Schemas of manifests, for editors and pull-request checks, and
+the OpenAPI document.
 
 In: what is installed. Out: one schema on stdout, or all of them as files. No network, no keys.
 """
@@ -19,11 +20,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = "integration (default), workspace, or connectors/TYPE"
     parser.add_argument("name", nargs="?", default="integration", metavar="NAME", help=what)
     parser.add_argument("--write", type=Path, metavar="DIR", help="write all schemas below DIR instead")
-    examples(parser, "reconciler schema connectors/slack", "reconciler schema --write schemas")
+    parser.add_argument("--api", action="store_true", help="the OpenAPI document of the API instead")
+    examples(
+        parser, "reconciler schema connectors/slack", "reconciler schema --write schemas", "reconciler schema --api"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit code: 0, or 1 for an unknown name or a folder that cannot be written."""
+    if args.api:
+        print(_api(), end="")
+        return 0
     schemas = all_schemas(registry)
     if args.write is not None:
         return _write(args.write, {name: rendered(schema) for name, schema in schemas.items()})
@@ -34,6 +41,14 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print(rendered(schemas[wanted]), end="")
     return 0
+
+
+def _api() -> str:
+    import json
+
+    from reconciler.serve.api import make_routes
+
+    return json.dumps(make_routes().openapi(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _write(folder: Path, files: dict[str, str]) -> int:

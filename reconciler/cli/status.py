@@ -11,6 +11,7 @@ from reconciler.cli.caveats import caveats
 from reconciler.cli.columns import aligned, one_line
 from reconciler.cli.names import meant
 from reconciler.cli.options import NAME, add_output, add_state_dir, examples
+from reconciler.cli.server_access import ELSEWHERE, add_server, asks_server
 from reconciler.cli.store_access import CommandError, find_integration, guarded, location, reading
 from reconciler.cli.times import ago
 
@@ -24,11 +25,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workspace", metavar="WORKSPACE", help="only this workspace")
     add_output(parser)
     add_state_dir(parser)
+    add_server(parser, ELSEWHERE)
     examples(parser, "reconciler status", "reconciler status --workspace it-ops", "reconciler status servicenow-prod")
 
 
 @guarded
 def run(args: argparse.Namespace) -> int:
+    if asks_server(args):
+        from reconciler.cli import server_status
+
+        return server_status.run(args)
     from reconciler.control.view import overview
     from reconciler.store import runs
 
@@ -220,7 +226,15 @@ def _run_row(r: "Run") -> tuple[str, ...]:
     if r.scope == "keys":
         numbers = f"-{n.deleted} of {n.listed} keys" + (f" ?{n.missing}" if n.missing else "")
     why = ": ".join(part for part in (r.reason, r.error) if part) if r.result != "success" else ""
-    what = r.scope if r.is_sync else "replay" if r.is_replay else f"rollback to {r.restores}"
+    what = (
+        "inbound"
+        if r.is_inbound
+        else r.scope
+        if r.is_sync
+        else "replay"
+        if r.is_replay
+        else f"rollback to {r.restores}"
+    )
     return r.public_id, f"{r.requested_at[:19]}Z", what, str(r.result or r.state), numbers, one_line(why)
 
 

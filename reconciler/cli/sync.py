@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from reconciler.cli.options import NAME, add_state_dir, examples
+from reconciler.cli.server_access import ELSEWHERE, add_server, asks_server
 from reconciler.cli.store_access import (
     CommandError,
     DaemonWatch,
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--wait", action="store_true", help="show progress, and why it has not begun, until it is done")
     add_state_dir(parser)
+    add_server(parser, ELSEWHERE)
     examples(
         parser,
         "reconciler sync servicenow-prod --wait",
@@ -71,12 +73,20 @@ def run(args: argparse.Namespace) -> int:
         return _cancel(args)
     if args.run is not None:
         raise CommandError(f"one integration at a time: {args.name} or {args.run}?")
+    if asks_server(args):
+        from reconciler.cli import server_sync
+
+        return server_sync.start(args)
     return _start(args)
 
 
 def _cancel(args: argparse.Namespace) -> int:
     if args.run is None:
         raise CommandError("which run? reconciler sync cancel RUN; `reconciler status NAME` lists them")
+    if asks_server(args):
+        from reconciler.cli import server_sync
+
+        return server_sync.cancel(args)
     answer = order(args, "cancel-sync", None, {"run": args.run})
     print(f"{answer['run']} cancelled")
     return 0

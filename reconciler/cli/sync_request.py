@@ -21,8 +21,6 @@ SCOPES = ("full", "incremental", "delta", "keys")
 
 def sync_params(args: argparse.Namespace, type_name: str, tree: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """`tree` is the spec as in Git; `args` has `scope`, `entities`, `since`, `allow_deletes`, `accept_schema`."""
-    from reconciler.model.clock import rfc3339
-
     scope = _scope(args.scope)
     names = _split(args.entities)
     chosen = _chosen(type_name, declared_entities(type_name, tree), names, tree)
@@ -30,6 +28,14 @@ def sync_params(args: argparse.Namespace, type_name: str, tree: Mapping[str, Any
         _check_delta(type_name, chosen)
     if scope == "keys":
         _check_keys(type_name, chosen, bool(names))
+    return asked_for(args, now)
+
+
+def asked_for(args: argparse.Namespace, now: datetime) -> dict[str, Any]:
+    """The same as the body of a request to the API, where the server knows the connector and checks the rest."""
+    from reconciler.model.clock import rfc3339
+
+    scope, names = _scope(args.scope), _split(args.entities)
     since = _since(args.since, scope, now)
     asked: dict[str, Any] = {"scope": scope, "allow_deletes": args.allow_deletes, "accept_schema": args.accept_schema}
     return asked | ({"entities": names} if names else {}) | ({"since": rfc3339(since)} if since else {})

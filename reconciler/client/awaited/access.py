@@ -1,0 +1,38 @@
+"""Made by tools/client.py from docs/openapi.json: the calls of `access`."""
+
+from collections.abc import AsyncGenerator
+from datetime import datetime
+
+from reconciler.api.access import AuditLine, AuditPage, Whoami
+from reconciler.client.ask import Ask
+from reconciler.client.awaited.wire import Group
+
+
+class AsyncAccessCalls(Group):
+    async def whoami(self) -> Whoami:
+        """Who is asking. What the token opens. Any token may ask."""
+        return await self._wire.do(Ask[Whoami]("GET", "/v1/whoami", {200: Whoami}))
+
+    async def list_audit(
+        self, *, limit: int | None = None, cursor: str | None = None, since: datetime | str | None = None
+    ) -> AuditPage:
+        """Who changed what. Every change that was asked for over the API in the caller's workspace, also those that
+        were refused.
+        """
+        return await self._wire.do(
+            Ask[AuditPage](
+                "GET", "/v1/audit", {200: AuditPage}, query={"limit": limit, "cursor": cursor, "since": since}
+            )
+        )
+
+    async def all_audit(
+        self, *, limit: int | None = None, since: datetime | str | None = None
+    ) -> AsyncGenerator[AuditLine, None]:
+        """Who changed what. Every one, page after page."""
+        cursor: str | None = None
+        while True:
+            page = await self.list_audit(limit=limit, since=since, cursor=cursor)
+            for one in page.data:
+                yield one
+            if (cursor := page.next_cursor) is None:
+                return

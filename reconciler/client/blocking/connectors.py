@@ -1,0 +1,84 @@
+"""Made by tools/client.py from docs/openapi.json: the calls of `connectors`."""
+
+from collections.abc import Generator
+
+from reconciler.api.catalogue import (
+    AvailableConnector,
+    AvailableList,
+    Connector,
+    ConnectorList,
+    FoundConnector,
+    FoundList,
+)
+from reconciler.client.ask import Ask, segment
+from reconciler.client.blocking.wire import Group
+
+
+class ConnectorsCalls(Group):
+    def list(self, *, limit: int | None = None, cursor: str | None = None, q: str | None = None) -> ConnectorList:
+        """List connectors. Everything about each, by type."""
+        return self._wire.do(
+            Ask[ConnectorList](
+                "GET", "/v1/connectors", {200: ConnectorList}, query={"limit": limit, "cursor": cursor, "q": q}
+            )
+        )
+
+    def all(self, *, limit: int | None = None, q: str | None = None) -> Generator[Connector, None, None]:
+        """List connectors. Every one, page after page."""
+        cursor: str | None = None
+        while True:
+            page = self.list(limit=limit, q=q, cursor=cursor)
+            yield from page.data
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def get(self, type: str) -> Connector:
+        """Everything about a connector. Its settings as JSON Schema, what it reads, which events that makes, how it
+        sends, and which limits are kept.
+        """
+        return self._wire.do(Ask[Connector]("GET", f"/v1/connectors/{segment(type)}", {200: Connector}))
+
+    def list_available(
+        self, *, limit: int | None = None, cursor: str | None = None, q: str | None = None
+    ) -> AvailableList:
+        """What can be integrated. Connectors in short, with whether the caller's workspace may use them, and how
+        many integrations of each there are.
+        """
+        return self._wire.do(
+            Ask[AvailableList](
+                "GET",
+                "/v1/integrations/available",
+                {200: AvailableList},
+                query={"limit": limit, "cursor": cursor, "q": q},
+            )
+        )
+
+    def all_available(
+        self, *, limit: int | None = None, q: str | None = None
+    ) -> Generator[AvailableConnector, None, None]:
+        """What can be integrated. Every one, page after page."""
+        cursor: str | None = None
+        while True:
+            page = self.list_available(limit=limit, q=q, cursor=cursor)
+            yield from page.data
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def search(self, *, limit: int | None = None, cursor: str | None = None, q: str) -> FoundList:
+        """Search the catalogue. By type, title, capability, entity, event and channel; each with where the words of
+        the query stand.
+        """
+        return self._wire.do(
+            Ask[FoundList](
+                "GET", "/v1/integrations/search", {200: FoundList}, query={"limit": limit, "cursor": cursor, "q": q}
+            )
+        )
+
+    def all_search(self, *, limit: int | None = None, q: str) -> Generator[FoundConnector, None, None]:
+        """Search the catalogue. Every one, page after page."""
+        cursor: str | None = None
+        while True:
+            page = self.search(limit=limit, q=q, cursor=cursor)
+            yield from page.data
+            if (cursor := page.next_cursor) is None:
+                return
