@@ -29,12 +29,15 @@ GROUPS: Mapping[str, str] = {
     "idle": "a daemon with 1,000 integrations",
     "sync": "100,000 records into the store",
     "jobs": "10,000 jobs due at once, with 1, 2 and 4 processes",
+    "api": "the list of 10,000 integrations over HTTP",
+    "hidden": "whether times tell what is in other workspaces",
+    "events": "events published, to their arrival",
 }
 ON_REQUEST: Mapping[str, str] = {
     "peers": "whole syncs beside dlt, singer-sdk and airbyte-cdk; installs them, only when named"
 }
 _ALL = {**GROUPS, **ON_REQUEST}
-_MODULES = {"peers": "beside", "validate": "validating", "sync": "syncing", "jobs": "dispatch"}
+_MODULES = {"peers": "beside", "validate": "validating", "sync": "syncing", "jobs": "dispatch", "api": "serving"}
 RESULTS = Path(__file__).with_name("results.json")
 
 
