@@ -35,7 +35,7 @@ from reconciler.plan.compare import Resolved
 from reconciler.sdk.contract import Channel, Connector, Deletes, Entity, NoAuth, Probe, RemoteObject, Repeat, Settings
 from reconciler.sdk.live import Live, NotConnectableError
 from reconciler.sdk.testing.room import VirtualClock
-from reconciler.store import conditions, deliveries, integrations, jobs, journal, runs
+from reconciler.store import conditions, deliveries, events, integrations, jobs, runs
 from reconciler.store.database import Backend, Database, Tx
 from reconciler.store.integrations import IntegrationRow
 from reconciler.store.migrations import migrate
@@ -317,7 +317,9 @@ class World:
         )  # fmt: skip
         self.stopper = Stopper(database, self.journal, clock, self._halt)
         self.syncer = Syncer(database, self.connections, self.journal, clock, self.random, lambda: None)
-        self.deliverer = Deliverer(database, self.connections, self.journal, clock, self.random)
+        self.deliverer = Deliverer(
+            database, self.connections, self.journal, clock, self.random, in_a_row=0
+        )  # one for each job, so that a test says which are sent
         self.router = Router(database, self, clock, lambda _: None)
 
     async def _halt(self, run_ids: Any) -> None:
@@ -424,7 +426,7 @@ class World:
         return [await self.go_on(run) for run in await self.read(lambda tx: runs.open_runs(tx, row.id))]
 
     async def events(self) -> list[str]:
-        return [e.type for e in await self.read(lambda tx: journal.events_after(tx, 0, 1000))]
+        return [e.type for e in await self.read(lambda tx: events.to_route(tx, 0, 1000))]
 
     async def jobs_of(self, kind: str) -> dict[str, str]:
         """ref -> due time."""

@@ -42,6 +42,9 @@ def shop(sim: Vendor) -> Repo:
     return sim.repos.get(SHOP) or sim.add_repo(SHOP)
 
 
+CONSENT = {"type": "oauth", "client_id": "Iv1.example", "client_secret": f"{CANARY}-client"}
+
+
 class GitHubCase(Case):
     connector = GitHub
     reads_all = frozenset({"repositories"})
@@ -55,6 +58,7 @@ class GitHubCase(Case):
         sim.add_repo(HOOKED)
         sim.tokens[f"{CANARY}-ghp"] = "repo, admin:repo_hook"
         sim.token_prefix = f"{CANARY}-ghs_"
+        sim.oauth_clients["Iv1.example"] = f"{CANARY}-client"
         sim.installations[7] = Installed(7, "Iv23liEXAMPLE", 3, KEY.public_key(), PERMISSIONS)
         return sim
 
@@ -66,7 +70,7 @@ class GitHubCase(Case):
         return {"type": "token", "token": f"{CANARY}-ghp"}
 
     def auths(self, sim: Any) -> Sequence[Mapping[str, Any]]:
-        return (self.auth(sim), APP)
+        return (self.auth(sim), APP, CONSENT)
 
     def renewable_auth(self, sim: Any) -> Mapping[str, Any]:
         return APP

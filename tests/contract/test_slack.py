@@ -35,6 +35,8 @@ ROTATING = {
 }  # fmt: skip
 PATH = f"T1/B1/{CANARY}-hook"
 
+CONSENT = {"type": "oauth", "client_id": "1.2", "client_secret": f"{CANARY}-client"}
+
 
 class SlackCase(Case):
     connector = Slack
@@ -59,7 +61,7 @@ class SlackCase(Case):
         return BOT
 
     def auths(self, sim: Any) -> Sequence[Mapping[str, Any]]:
-        return (BOT, ROTATING, {"type": "incoming_webhook", "webhook_url": f"{sim.url}/services/{PATH}"})
+        return (BOT, ROTATING, CONSENT, {"type": "incoming_webhook", "webhook_url": f"{sim.url}/services/{PATH}"})
 
     def renewable_auth(self, sim: Any) -> Mapping[str, Any]:
         return ROTATING

@@ -188,7 +188,9 @@ class Stage:
     def state(self) -> Path:
         return self.root / "state"
 
-    def _values(self) -> dict[str, Any]:
+    @property
+    def common(self) -> dict[str, Any]:
+        """Settings of every daemon on this stage."""
         return {
             "listen": "",
             "hosts": {"allow": ("127.0.0.0/8", "::1")},
@@ -198,7 +200,7 @@ class Stage:
 
     def settings(self, **more: Any) -> Settings:
         source = {"state_dir": self.state, "source.url": str(self.repo), "source.ref": "main"}
-        return load_settings({}, flags=self._values() | source | more)
+        return load_settings({}, flags=self.common | source | more)
 
     def kept(self) -> Mapping[Path, bytes]:
         """Every file of the state directory. Not by rglob, which fails where git's temporary folders go while it walks."""
@@ -207,7 +209,7 @@ class Stage:
 
     def words(self, *flags: str, **more: Any) -> list[str]:
         """The command line of a daemon process with the same settings."""
-        text = json.dumps(self._values() | more)
+        text = json.dumps(self.common | more)
         file = self.root / f"settings-{sha256(text.encode()).hexdigest()[:8]}.yaml"
         if not file.exists():  # whoever was started a moment ago may be reading it
             file.write_text(text)

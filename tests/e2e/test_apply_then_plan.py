@@ -15,6 +15,7 @@ from reconciler.plan.render import exit_code, text
 from reconciler.sdk.registry import known_types, load
 from reconciler.sdk.testing.case import CANARY, Case
 from reconciler.settings import load_settings
+from tests.contract.test_custom import CustomCase
 from tests.contract.test_email import EmailCase
 from tests.contract.test_github import GitHubCase
 from tests.contract.test_hr_ldap import LdapCase
@@ -24,7 +25,7 @@ from tests.e2e.stage import Running, git
 from tests.servers.slapd import require_bonsai
 
 CASES: Mapping[str, type[Case]] = {
-    case.connector.type: case for case in (EmailCase, GitHubCase, LdapCase, ServiceNowCase, SlackCase)
+    case.connector.type: case for case in (CustomCase, EmailCase, GitHubCase, LdapCase, ServiceNowCase, SlackCase)
 }
 NEEDS = {"hr_ldap": [pytest.mark.needs("slapd", "ldapmodify")]}
 

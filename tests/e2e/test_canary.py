@@ -10,9 +10,9 @@ import contextlib
 import io
 import json
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -26,7 +26,8 @@ from reconciler.settings import Log
 from simulators.servicenow import ServiceNow
 from simulators.slack import Slack
 from tests.e2e.keys import Keys
-from tests.e2e.stage import ENV, PATIENCE, PUBLIC_URL, Running, Stage
+from tests.e2e.stage import ENV, PATIENCE, PUBLIC_URL, Running, Stage, git
+from tests.e2e.writing import Place, writable
 
 PASSWORD = "canary-pass/word+77?<é>"
 FILE_SECRET = "canary-file-secret-0815"
@@ -207,3 +208,107 @@ def _kept(stage: Stage) -> list[str]:
     files = stage.kept()
     assert {"reconciler.db", "jobs.db", "master.key"} <= {f.name for f in files}
     return [leak for f, content in files.items() for leak in leaks(str(f.relative_to(stage.state)), content)]
+
+
+SENT = {
+    name: f"canary-{name}-of-a-request-0815" for name in ("connect", "put", "patch", "typo", "place", "number", "off")
+}
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async with writable(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def push(place: Place) -> Path:
+    """One that others push to, beside the chat."""
+    document = {
+        "apiVersion": "reconciler.dev/v1",
+        "kind": "Integration",
+        "metadata": {"name": "push", "workspace": "it-ops"},
+        "spec": {"type": "custom", "auth": {"type": "generated_api_key"}},
+    }
+    path = place.stage.repo / "it-ops" / "push.yaml"
+    path.write_text(json.dumps(document))
+    place.stage.commit()
+    git(place.stage.repo, "push", "-q", str(place.remote), "main")
+    return path
+
+
+async def written(place: Place) -> list[httpx.Response]:
+    """Secrets in bodies that are taken, and in bodies that are refused for every kind of reason."""
+    client, key = place.client, {"idempotency-key": "once"}
+    new = {"name": "talk", "workspace": "it-ops", "config": {"base_url": f"{place.stage.slack.url}/api"}}
+    auth: dict[str, Any] = {"type": "bot_token", "token": SENT["connect"]}
+    got = [
+        await client.post("/v1/integrations/slack/connect", json={**new, "auth": auth}, headers=key) for _ in range(2)
+    ]
+    for wrong in (
+        {**auth, "tokn": SENT["typo"]},
+        {**auth, "token": [SENT["number"]]},
+        {**auth, "token": {"from_env": SENT["number"]}},
+        {**auth, "type": SENT["typo"]},
+    ):
+        body = {**new, "name": "other", "auth": wrong}
+        got.append(await client.post("/v1/integrations/slack/connect", json=body))
+        got.append(await client.patch("/v1/integrations/chat", json={"spec": {"auth": wrong}}))
+    got.append(await client.post("/v1/integrations/slack/connect", json={**new, "token": SENT["place"]}))
+    got.append(await client.post("/v1/integrations", json={"metadata": new, "spec": SENT["place"]}))
+    got.append(await client.patch("/v1/integrations/chat", json={"spec": {"auth": {"token": SENT["patch"]}}}))
+    shown = (await client.get("/v1/integrations/chat")).json()
+    shown["spec"]["auth"]["token"] = SENT["put"]
+    got.append(await client.put("/v1/integrations/chat", json=shown, headers={"if-match": "stale"}))
+    got.append(await client.put("/v1/integrations/chat", json=shown))
+    plan = {"files": [{"path": "it-ops/plan.yaml", "content": json.dumps({**shown, "x": SENT["off"]})}]}
+    got.append(await client.post("/v1/plan", json=plan))
+    return got
+
+
+async def pushed(place: Place) -> tuple[str, list[httpx.Response]]:
+    """The new key, and all answers but the one that shows it."""
+    client = place.client
+
+    async def is_there() -> bool:
+        found = await client.get("/v1/integrations", params={"status": "connected", "type": "custom"})
+        return bool(found.json()["data"])
+
+    await client.post("/v1/reconcile")
+    await place.running.until("it takes what is pushed", is_there)
+    again = {"idempotency-key": "key"}
+    first, *got = [await client.post("/v1/integrations/push/regenerate-key", headers=again) for _ in range(2)]
+    key = str(first.json()["key"])
+    sent = {"authorization": f"Bearer {key}"}
+    got.append(await client.get("/ingest/v1/push/ping", headers=sent))
+    got.append(await client.put("/ingest/v1/push/records/orders/1", headers=sent, json={"data": {"a": 1}}))
+    got.append(await client.get("/ingest/v1/chat/ping", headers=sent))
+    got.append(await client.get(f"/ingest/v1/push/ping?key={key}"))
+    got.append(await client.get("/v1/integrations", headers=sent))
+    got.append(await client.get("/ingest/v1/push/ping", headers={"authorization": f"Bearer {key}x"}))
+    return key, got
+
+
+async def test_no_secret_of_a_request_comes_out_or_is_kept(place: Place, push: Path, quiet_logging: None) -> None:
+    """Of manifests that are written, keys of those who push, and tokens: in answers, log, store, audit, Git and metrics."""
+    log = io.StringIO()
+    daemon_logging.configure(Log(format="json", level="debug"), place.running.daemon.redactor, log)
+    answers = await written(place)
+    assert {202, 422} <= {one.status_code for one in answers}
+    key, more = await pushed(place)
+    paths = ("/v1/audit?limit=100", "/v1/integrations/talk", "/v1/integrations/push/api-keys", "/v1/plan", "/metrics")
+    answers += [*more, *[await place.client.get(path) for path in paths]]
+    token = place.client.headers["authorization"].removeprefix("Bearer ")
+    texts = {f"answer {n} {one.url.path}": one.content + str(one.headers).encode() for n, one in enumerate(answers)}
+    texts |= {"the log": log.getvalue().encode(), "Git": git(place.remote, "log", "-p", "--all").encode()}
+    texts |= {str(file): content for file, content in place.stage.kept().items()}
+    secrets = {**SENT, "key": key, "token": token, "the end of the key": key[-24:], "the end of the token": token[-24:]}
+    found = [
+        (name, where, text[max(0, text.find(s) - 60) : text.find(s)])
+        for name, secret in secrets.items()
+        for s in spellings(secret)
+        for where, text in texts.items()
+        if s in text
+    ]
+    assert found == []
+    assert "talk" in git(place.remote, "ls-tree", "-r", "--name-only", "main")

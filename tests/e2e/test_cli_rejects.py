@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from reconciler.store import integrations, journal
+from reconciler.store import events, integrations
 from tests.e2e.town import Town, town
 
 SECRET = "token=canary-in-a-record"
@@ -83,9 +83,7 @@ def test_a_schema_that_changes_is_rejected_frozen_and_accepted(here: Town, capsy
     assert here.run("sync", "sn", "--wait", "--accept-schema") == 0
     assert here.run("sync", "sn", "--wait") == 0
     types = [
-        e.detail["appeared"]
-        for e in here.read(lambda tx: journal.events_after(tx, 0, 100))
-        if e.type == "schema.changed"
+        e.detail["appeared"] for e in here.read(lambda tx: events.to_route(tx, 0, 100)) if e.type == "schema.changed"
     ]
     assert types == [["u_shape"], ["u_more"]]
 

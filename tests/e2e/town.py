@@ -96,6 +96,21 @@ def _synced(tx: Tx) -> set[str]:
 
 
 @contextmanager
+def town_of(stage: Stage, **settings: Any) -> Iterator[Town]:
+    """A daemon with these settings beside those of the stage; its sources are among them."""
+    file = stage.root / "town.yaml"
+    file.write_text(json.dumps(stage.common | settings | {"listen": "127.0.0.1:0"}))
+    with (stage.root / "daemon.log").open("w") as log:
+        words = ("run", "--config", str(file), "--state-dir", str(stage.state))
+        process = start(*words, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield Town(stage, process)
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+
+
+@contextmanager
 def town(root: Path) -> Iterator[Town]:
     """ServiceNow `sn` and Slack `chat`, connected and synced once."""
     stage = Stage(root)

@@ -16,7 +16,7 @@ from reconciler.model.manifest import Integration, Synchronization, Workspace
 from reconciler.serve import scrape
 from reconciler.serve.exposition import INTEGRATION_FAMILIES, Family
 from reconciler.serve.metrics import Metrics
-from reconciler.settings import Settings, Source, Tenant
+from reconciler.settings import ClaimRule, Oidc, Settings, Source, Tenant
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -42,7 +42,7 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         parts = (kind, *getattr(kind, "__args__", ()))
         inner = next((c for c in parts if isinstance(c, type) and issubclass(c, BaseModel)), None)
         shown = f"{prefix}{field.alias or name}"
-        is_list = "tuple" in str(kind) and inner not in (Source, Tenant)
+        is_list = "tuple" in str(kind) and inner not in (Source, Tenant, Oidc, ClaimRule)
         if inner is None or is_list or prefix == "spec.defaults.":
             yield shown
         else:

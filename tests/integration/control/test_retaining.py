@@ -46,7 +46,7 @@ async def up(world: World) -> World:
     for name, workspace in (("desk", WORKSPACE), ("other", "sales")):
         await world.db.write(lambda tx, n=name, w=workspace: _history(tx, world, n, w))  # type: ignore[misc]
     await world.db.write(lambda tx: tx.execute("INSERT INTO route_cursor VALUES ('lifecycle', 1000)"))
-    await world.db.write(lambda tx: journal.record_revision(tx, "r", "applied", "d", {}, rfc3339(world.clock.now())))
+    await world.db.write(lambda tx: journal.record_revision(tx, "r", "applied", "d", {}, 0, rfc3339(world.clock.now())))
     await world.db.write(lambda tx: journal.approve(tx, "d", "ada", rfc3339(world.clock.now())))
     return world
 

@@ -10,31 +10,39 @@ from typing import Any
 
 import httpx
 
-from reconciler.model.access import Permission, new_token
+from reconciler.model.access import Permission
 from reconciler.model.clock import SystemClock, rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.ids import Ref
 from reconciler.model.manifest import Integration
 from reconciler.model.record import RunResult, Scope
-from reconciler.model.secret import Unresolved
+from reconciler.model.secret import Secret, Unresolved
 from reconciler.model.state import DesiredIntegration, Origin
 from reconciler.sdk.redact import Redactor
-from reconciler.serve.admission import Admission
-from reconciler.serve.api import Parts, make_app
+from reconciler.serve.admission import Admission, Terms
+from reconciler.serve.api import make_app
 from reconciler.serve.health import Check, Health
 from reconciler.serve.metrics import Metrics
+from reconciler.serve.parts import Parts
+from reconciler.serve.ports import Ports
+from reconciler.serve.problem import LOOPBACK, MAX_BODY
 from reconciler.serve.scrape import Scrape
 from reconciler.serve.server import Patience, Server
 from reconciler.serve.snapshot import Board
-from reconciler.store import conditions, integrations, probes, runs, tokens
+from reconciler.serve.state_changes import Measures
+from reconciler.serve.streaming import Beat
+from reconciler.serve.streams import Streams
+from reconciler.serve.tls import CertificateFiles
+from reconciler.store import conditions, integrations, probes, runs
 from reconciler.store.conditions import Say
 from reconciler.store.database import Database, Tx
 from reconciler.store.integrations import Applied, DesiredChange
 from reconciler.store.migrations import migrate
+from reconciler.store.postgres import Postgres
 from reconciler.store.probes import ProbeRecord
 from reconciler.store.runs import Lineage, NewRun
 from reconciler.store.sqlite import Sqlite
-from reconciler.store.tokens import TokenRow
+from tests.tokens import bearer, issue
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CLEAR_SECRET = "canary-secret-in-a-url-4711"
@@ -129,7 +137,11 @@ class Installation:
     metrics: Metrics
     scrape: Scrape
     token: str = ""
+    terms: Terms = field(default_factory=Terms)
     is_leader: bool = True
+    ports: Ports = Ports()
+    beat: Beat = field(default_factory=Beat)
+    measures: Measures = field(default_factory=Measures)
     checks: dict[str, Check] = field(default_factory=dict)
 
     async def change(self, query: Callable[[Tx], Any]) -> Any:
@@ -140,34 +152,40 @@ class Installation:
 
     @property
     def bearer(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.token}"}
+        return bearer(self.token)
 
     async def issue(self, name: str, workspace: str | None, *permissions: Permission, **more: Any) -> str:
         """A token in clear."""
-        made = new_token()
-        row = TokenRow(
-            public_id=made.public_id,
-            workspace=workspace,
-            name=name,
-            sha256=made.sha256,
-            permissions=tuple(map(str, permissions)),
-            origin="command",
-            created_at=rfc3339(START),
-            created_by="ada",
-            **more,
-        )
-        await self.database.write(lambda tx: tokens.put(tx, row))
-        return made.clear.reveal()
+        return await issue(self.database, name, workspace, *permissions, created_at=rfc3339(START), **more)
 
     async def text(self) -> str:
         """The scraped page."""
         return b"".join((await self.scrape.page(accepts_gzip=False)).pieces).decode()
 
-    def server(self, patience: Patience | None = None, *, is_local: bool = True) -> Server:
+    def server(
+        self,
+        patience: Patience | None = None,
+        *,
+        hosts: frozenset[str] | None = LOOPBACK,
+        tls: CertificateFiles | None = None,
+        max_body: int = MAX_BODY,
+    ) -> Server:
         health = Health(self.database, self.clock, self.checks)
-        admission = Admission(self.database, self.clock)
-        parts = Parts(self.database, self.clock, self.board, self.scrape, health, Redactor(), admission)
-        return Server("127.0.0.1:0", make_app(parts, is_local=is_local), patience)
+        admission = Admission(self.database, self.clock, self.terms)
+        streams = Streams(self.database, self.clock, self.board, admission, self.beat, self.measures)
+        parts = Parts(
+            self.database,
+            self.clock,
+            self.board,
+            self.scrape,
+            health,
+            Redactor(),
+            admission,
+            ports=self.ports,
+            streams=streams,
+        )
+        app = make_app(parts, hosts=hosts, max_body=max_body)
+        return Server("127.0.0.1:0", app, patience, tls=tls, max_body=max_body, ending=streams.end)
 
     @asynccontextmanager
     async def client(
@@ -187,9 +205,10 @@ class Installation:
 
 
 @asynccontextmanager
-async def installed(folder: Path) -> AsyncIterator[Installation]:
+async def installed(folder: Path, postgres: Secret | None = None) -> AsyncIterator[Installation]:
+    """On a file, or on that database."""
     clock, metrics = StandingClock(), Metrics()
-    database = Database(Sqlite(folder / "reconciler.db", clock))
+    database = Database(Postgres(postgres, clock.now) if postgres else Sqlite(folder / "reconciler.db", clock))
     board = Board(database, clock)
     found = Installation(database, clock, board, metrics, Scrape(board, metrics, lambda: found.is_leader))
     try:

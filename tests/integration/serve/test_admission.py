@@ -48,10 +48,10 @@ async def test_a_workspaces_token_sees_that_workspace_only(installation: Install
         assert await names(client) == ["it/x"]
         ids = {f"{e['workspace']}": e["id"] for e in (await everything.get("/v1/integrations")).json()["data"]}
         assert (await client.get("/v1/integrations/x")).json()["id"] == ids["it"]
-        for ref in ("it-ops/x", "i.x", ids["it-ops"]):
+        for ref in ("it-ops.x", "i.x", ids["it-ops"]):
             assert await refused(client, f"/v1/integrations/{ref}") == (404, "integration-not-found")
-        hidden, nothing = [(await client.get(f"/v1/integrations/{ref}")).json() for ref in ("i/x", "i/y")]
-        assert hidden["detail"].replace("i/x", "") == nothing["detail"].replace("i/y", "")
+        hidden, nothing = [(await client.get(f"/v1/integrations/{ref}")).json() for ref in ("i.x", "i.y")]
+        assert hidden["detail"].replace("i.x", "") == nothing["detail"].replace("i.y", "")
 
 
 async def test_a_token_may_do_what_it_says(installation: Installation) -> None:

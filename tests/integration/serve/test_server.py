@@ -8,7 +8,8 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from reconciler.serve.server import ListenError, Patience, Server, _bind, is_loopback
+from reconciler.serve.errors import ListenError
+from reconciler.serve.server import Patience, Server, _bind, is_loopback
 from tests.integration.serve.installation import Installation
 
 HASTY = Patience(head=timedelta(seconds=2), idle=timedelta(minutes=5), stop=timedelta(seconds=1))
@@ -79,6 +80,19 @@ async def test_a_second_request_has_a_deadline_too(installation: Installation) -
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         writer.write(b"GET / HTTP/1.1\r\nx: ")
+        async with asyncio.timeout(60):
+            await _rest(reader)
+        writer.close()
+    finally:
+        await server.stop()
+
+
+async def test_a_body_that_does_not_come_is_cut_off(installation: Installation) -> None:
+    server = installation.server(Patience(head=timedelta(seconds=200), body=timedelta(seconds=1)))
+    await server.start()
+    try:
+        reader, writer = await asyncio.open_connection(*place(server))
+        writer.write(b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\nx")
         async with asyncio.timeout(60):
             await _rest(reader)
         writer.close()

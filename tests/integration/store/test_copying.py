@@ -25,9 +25,11 @@ LEFT = {"schema_version", "alive", "lease"}
 # what a column may hold where its type says too little
 _CHOSEN = {
     ("inventory", "state"): "creating",
+    ("replay", "state"): "done",
     ("run", "state"): "done",
     ("run_entity", "state"): "partial",
     ("delivery", "status"): "unknown",
+    ("inbox_item", "state"): "queued",
     ("job", "state"): "due",
     ("lease", "owner"): "somebody",
 }
@@ -90,7 +92,9 @@ def fill(tx: Tx) -> None:
 def _value(table: str, column: str, kind: str, number: int) -> Any:
     if (table, column) in _CHOSEN:
         return _CHOSEN[table, column]
-    if column in ("integration_id", "delivery_id") or (table == "run_entity" and column.endswith("_id")):
+    if column in ("integration_id", "delivery_id", "inbox_id", "replay_id") or (
+        table in ("run_entity", "run_event") and column.endswith("_id")
+    ):
         return number if column != "integration_id" else (number - 1) % 3 + 1
     if kind == "TEXT":
         return f"Grüße 🎉 '{number}' \\N \t {column}"

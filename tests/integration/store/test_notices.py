@@ -18,7 +18,7 @@ from tests.integration.work.world import until
 from tests.servers.postgres import cut_listeners
 
 pytestmark = pytest.mark.needs("initdb")
-_EVERY: list[Topic] = ["asked", "dropped", "order"]
+_EVERY: list[Topic] = ["asked", "dropped", "order", "event", "due"]
 
 
 class Impatient(SystemClock):
@@ -64,9 +64,9 @@ async def test_what_is_told_is_heard_after_the_commit(postgres_url: Secret) -> N
         with pytest.raises(RuntimeError, match="undone"):
             await database.write(told_and_undone)
         await database.write(lambda tx: tell(tx, "asked"))
-        await until(lambda: len(ear.heard) == 4)
+        await until(lambda: len(ear.heard) == 6)
         await database.write(lambda tx: journal.ask(tx, "reconcile", None, {}, "me", "2026-05-04T12:00:00Z"))
-        await until(lambda: len(ear.heard) == 5)
+        await until(lambda: len(ear.heard) == 7)
     database.close()
     assert ear.heard == [*_EVERY, "asked", "order"]
     assert ear.said == []
@@ -99,5 +99,5 @@ async def test_what_a_newer_release_tells_is_passed_over(postgres_url: Secret) -
         await until(lambda: ear.heard == _EVERY)
         with psycopg.connect(postgres_url.reveal(), autocommit=True) as connection:
             connection.execute("SELECT pg_notify('reconciler', 'something-new'), pg_notify('reconciler', 'asked')")
-        await until(lambda: len(ear.heard) == 4)
+        await until(lambda: len(ear.heard) == 6)
     assert ear.heard == [*_EVERY, "asked"]

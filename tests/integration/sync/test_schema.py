@@ -8,7 +8,7 @@ import pytest
 from reconciler.control.orders import Orders
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.record import LogLevel, Scope
-from reconciler.store import journal, rejects, runs
+from reconciler.store import events, journal, rejects, runs
 from reconciler.store.runs import Run
 from reconciler.sync import schema
 from tests.desk import World, desired, tickets
@@ -30,7 +30,7 @@ async def _sync(world: World, *records: dict[str, Any], **more: Any) -> Run:
 
 
 async def _told(world: World) -> list[dict[str, Any]]:
-    found = await world.read(lambda tx: journal.events_after(tx, 0, 1000))
+    found = await world.read(lambda tx: events.to_route(tx, 0, 1000))
     return [dict(e.detail) for e in found if e.type == "schema.changed"]
 
 

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from pydantic import Field
 
-from reconciler.cli.connector_facts import connector_facts, model_fields
 from reconciler.cli.main import main
+from reconciler.desired.connector_facts import connector_facts, model_fields
 from reconciler.model.secret import Secret
 from reconciler.sdk.contract import AuthSettings, Channel, Connector, Deletes, Entity, Limit, Probe, Repeat, Settings
 from reconciler.sdk.registry import known_types, load

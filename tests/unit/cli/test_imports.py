@@ -47,6 +47,9 @@ def _run(*words: str) -> tuple[int, set[str]]:
         ("dataset", "x", "export", "--help"),
         ("database", "copy", "--help"),
         ("migrate", "--help"),
+        ("connect", "--help"),
+        ("edit", "--help"),
+        ("api", "--help"),
     ],
 )
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:

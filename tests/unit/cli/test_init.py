@@ -12,9 +12,9 @@ import yaml
 
 from reconciler.app.offline import Offline
 from reconciler.cli.age_key import new_key
-from reconciler.cli.connector_facts import model_fields
 from reconciler.cli.main import main
 from reconciler.cli.validate import check_path
+from reconciler.desired.connector_facts import model_fields
 from reconciler.desired.sops.clear_text import clear_text
 from reconciler.desired.sops.errors import SopsError
 from reconciler.desired.sops.keys import keyring_from_env

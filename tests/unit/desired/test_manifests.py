@@ -47,6 +47,10 @@ def test_a_right_manifest_becomes_an_integration() -> None:
         ({"auth": "{key: {from_env: X}}"}, ("m.yaml:6:3: missing-field: spec.auth.type is missing: desk must be told how to "
                                            "sign in (one of: basic, key)")),
         ({"auth": "{type: key}"}, "m.yaml:6:3: missing-field: spec.auth.key is missing"),
+        ({"access": "[{client: a, allow: [read]}, {client: b, allow: [send]}, {client: a, allow: [sync]}]"}, (
+            "m.yaml:8:77: duplicate-name: two entries are for the client 'a' (name all its rights in one entry)")),
+        ({"access": "[{client: a, allow: [reed]}]"}, ("m.yaml:8:32: invalid-value: spec.access[0].allow[0] must be 'read', "
+                                                     "'send' or 'sync', not 'reed' (did you mean read?)")),
         ({"sync": "{schedule: '61 * * * *'}"}, ("m.yaml:8:20: invalid-schedule: the schedule '61 * * * *' cannot be read: Bad "
                                                "minute (minute hour day-of-month month day-of-week, e.g. */15 * * * *)")),
         ({"sync": "{schedule: '* * * *'}"}, ("m.yaml:8:20: invalid-schedule: the schedule '* * * *' does not have five fields "
@@ -342,6 +346,8 @@ class TestPolicy:
             ("ops/a.yaml", desk("a", "ops"), "spec.auth.key: the workspace ops may not read the environment"),
             ("ops/a.yaml", desk("a", "ops", auth="{type: key, key: {from_file: x}}"), "ops may not read files of the daemon's"),
             ("lab/a.yaml", desk("a", "lab-1", auth="{type: key, key: {from_file: ../x}}"), "without leaving it"),
+            ("lab/a.yaml", desk("a", "lab-1", auth="{type: key, key: {from_sops: {file: ../ops/s.yaml, key: k}}}"),
+             "spec.auth.key: the workspace lab-1 may not read ops/s.yaml (name a file in lab/*.yaml)"),
             ("ops/a.yaml", desk("a", "ops", type="bell", auth="", config=""), "may not use connectors of type bell"),
             ("ops/a.yaml", desk("a", "ops", auth="{type: key, key: {from_env: OPS_K}}", config="{url: 'https://desk.test.evil.example'}"),
              "may not connect to desk.test.evil.example"),
@@ -358,6 +364,17 @@ class TestPolicy:
             "lab/b.yaml": desk("b", "lab-7", auth="{type: key, key: {from_file: desk/key}}"),
         }
         assert not lines(check(files, policy=self.POLICY))
+
+    def test_whether_another_tenant_has_a_file_is_not_told(self) -> None:
+        manifest = desk("a", "lab-1", auth="{type: key, key: {from_sops: {file: ../ops/s.yaml, key: k}}}")
+        there, not_there = (
+            check({"lab/a.yaml": manifest, **files}, policy=self.POLICY) for files in ({"ops/s.yaml": "k: v\n"}, {})
+        )
+        assert lines(there) == lines(not_there)
+        own = manifest.replace("../ops/s.yaml", "s.yaml")
+        assert "may not read" not in "\n".join(
+            lines(check({"lab/a.yaml": own, "lab/s.yaml": "k: v\n"}, policy=self.POLICY))
+        )
 
     def test_a_source_speaks_for_its_own_workspaces_only(self) -> None:
         assert "the source test may not speak for the workspace ops" in only_finding(

@@ -56,6 +56,7 @@ def _between(before: Mapping[str, Any], after: Mapping[str, Any], **more: Any) -
         ({}, {"auth": {"user": "x"}}, Action.RECONNECT, ["auth.user"]),
         ({"config": {"a": 1}}, {"config": {"a": True}}, Action.RECONNECT, ["config.a"]),
         ({}, {"type": "other"}, Action.RECONNECT, ["type"]),
+        ({}, {"access": [{"client": "bot", "allow": ["read"]}]}, Action.UPDATE, ["access"]),
         ({}, {"enabled": False}, Action.DISCONNECT, []),
         ({}, {"suspend": True, "display_name": "x"}, Action.UPDATE, ["suspend"]),
         ({"sync": {"every": "15m"}}, {"sync": {"every": "20m"}}, Action.UPDATE, ["sync.every"]),
@@ -72,7 +73,11 @@ def test_each_change_has_its_action(
     ("before", "after"),
     [
         ({}, {"enabled": True}),
-        ({}, {"sync": {"timeout": "6h", "scope": "incremental", "fields": {}}, "depends_on": []}),
+        ({}, {"sync": {"timeout": "6h", "scope": "incremental", "fields": {}}, "depends_on": [], "access": []}),
+        (
+            {"access": [{"client": "a", "allow": ["read", "send"]}, {"client": "b", "allow": ["sync"]}]},
+            {"access": [{"client": "b", "allow": ["sync"]}, {"client": "a", "allow": ["send", "read"]}]},
+        ),
         ({"sync": {"timeout": "6h"}}, {"sync": {"timeout": "360m"}}),
         ({"sync": {"every": "900s"}}, {"sync": {"every": "15m"}}),
         ({"objectives": {"freshness": "1h"}}, {"objectives": {"freshness": "60m"}}),
@@ -290,3 +295,28 @@ def test_exit_codes_and_their_precedence() -> None:
         ((warning,), (), (action,), 2), ((), (), (), 0),
     ):  # fmt: skip
         assert exit_code(Plan("a", "b", actions, findings, blocks)) == code
+
+
+READ = {"access": [{"client": "bot", "allow": ["read"]}]}
+MORE = {"access": [{"client": "bot", "allow": ["read", "send"]}, {"client": "ci", "allow": ["sync"]}]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "risk", "reason"),
+    [
+        (READ, MORE, Risk.HIGH, "access changed: bot may now send; ci may now sync"),
+        (MORE, READ, Risk.LOW, "access changed"),
+        (READ, {}, Risk.LOW, "access changed"),
+        ({**READ, "config": {"a": 1}}, {**MORE, "config": {"a": 2}}, Risk.HIGH, "access, config changed: bot may now"),
+    ],
+)
+def test_a_right_that_is_given_is_a_risk_and_one_that_is_taken_is_none(
+    before: dict[str, Any], after: dict[str, Any], risk: Risk, reason: str
+) -> None:
+    found = _only(_between(before, after))
+    assert (found.risk, found.reason.startswith(reason)) == (risk, True)
+
+
+def test_a_right_given_while_not_connected_is_a_risk_too() -> None:
+    found = _only(_between({}, READ, is_connected=False))
+    assert (found.action, found.risk, found.reason) == (Action.CONNECT, Risk.HIGH, "not connected: bot may now read")

@@ -8,7 +8,9 @@ from reconciler.model.access import Caller
 from reconciler.model.condition import Status
 from reconciler.serve import listing
 from reconciler.serve.forms import SpecFacts
-from reconciler.serve.listing import Filters, Query, QueryError, encode_cursor, parse_query
+from reconciler.serve.listing import Filters, Query, parse_query
+from reconciler.serve.paging import encode
+from reconciler.serve.problem import ProblemError
 from reconciler.serve.snapshot import Entry, Snapshot
 from tests.integration.serve.installation import START
 
@@ -90,7 +92,7 @@ def test_filters(query: str, expected: list[str]) -> None:
     ],
 )
 def test_what_cannot_be_understood_is_refused(query: str, code: str) -> None:
-    with pytest.raises(QueryError) as caught:
+    with pytest.raises(ProblemError) as caught:
         names(BOARD, query)
     assert caught.value.code == code
 
@@ -128,8 +130,8 @@ def test_a_cursor_works_with_filters() -> None:
 
 
 def test_encoded_cursors_are_safe_in_urls() -> None:
-    assert encode_cursor(("w?>~", "ÿÿ>?")).isascii()
-    assert not set(encode_cursor(("w?>~", "ÿÿ>?"))) & set("+/=&?#")
+    assert encode(("w?>~", "ÿÿ>?")).isascii()
+    assert not set(encode(("w?>~", "ÿÿ>?"))) & set("+/=&?#")
 
 
 def test_references() -> None:
