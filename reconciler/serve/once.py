@@ -156,14 +156,15 @@ class Mutation:
             raise ProblemError(422, "idempotency-mismatch", message)
 
     async def _note(self, problem: ProblemError) -> None:
-        """The audit of what was refused. What was not done may be tried again with the same key."""
+        """The audit of what was refused. What was not done may be tried again with the same key, and what failed goes on."""
         at, done = rfc3339(self.parts.clock.now()), Done(body=None, detail={"code": problem.code})
         is_ours = self.key is not None and problem.code not in {"idempotency-mismatch", "in-progress"}
 
         def note(tx: Tx) -> None:
-            if is_ours and self.key is not None:
-                requests.forget(tx, self._who, self.key)
             outcome: Outcome = "refused" if problem.status < 500 else "failed"
+            if is_ours and self.key is not None:
+                let_go = requests.forget if outcome == "refused" else requests.release
+                let_go(tx, self._who, self.key)
             requests.write_audit(tx, self._line(at, outcome, problem.status, done))
 
         await self.parts.database.write(note)

@@ -18,6 +18,7 @@ from reconciler.store.seeking import first_since
 KEPT = timedelta(hours=24)
 AUDIT_KEPT = timedelta(days=365)
 BITE = 5000
+_LONG_AGO = "1970-01-01T00:00:00.000000Z"
 Outcome = Literal["done", "refused", "failed"]
 
 
@@ -89,6 +90,14 @@ def finish(tx: Tx, caller: str, key: str, status: int, headers: Mapping[str, str
     tx.execute(
         "UPDATE api_request SET status = :s, headers = :h, body = :b WHERE caller = :c AND key = :k",
         {"s": status, "h": json.dumps(dict(headers)), "b": body, "c": caller, "k": key},
+    )
+
+
+def release(tx: Tx, caller: str, key: str) -> None:
+    """It failed half-way: the next one with the key goes on at once, with the same marker."""
+    tx.execute(
+        "UPDATE api_request SET started_at = :long_ago WHERE caller = :c AND key = :k AND status IS NULL",
+        {"long_ago": _LONG_AGO, "c": caller, "k": key},
     )
 
 

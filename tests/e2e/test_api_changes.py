@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from reconciler.model.access import Permission
 from reconciler.store import requests
-from tests.e2e.stage import SLACK_CANARY, git
+from tests.e2e.stage import ENV, SLACK_CANARY, git
 from tests.e2e.writing import CHAT, Place, writable
+from tests.servers.forges import GitHubForge
 
 
 @pytest.fixture
@@ -177,3 +179,61 @@ async def test_a_patch_that_disconnects_is_a_disconnect(place: Place) -> None:
     answer = await place.client.patch("/v1/integrations/chat", headers=editor, json={"spec": {"enabled": False}})
     assert (answer.status_code, answer.json().get("operation")) == (403, "disconnect"), answer.text
     await place.changed("PATCH", "/v1/integrations/chat", headers=editor, json={"spec": {"display_name": "Talk"}})
+
+
+class Pushed(set[str]):
+    """The branches of a bare repository, as a forge would know them."""
+
+    def __init__(self, remote: Path) -> None:
+        super().__init__()
+        self._remote = remote
+
+    def __contains__(self, name: object) -> bool:
+        return str(name) in git(self._remote, "branch", "--format=%(refname:short)").split()
+
+
+async def test_a_change_as_a_pull_request(tmp_path: Path) -> None:
+    """What was asked for is on a branch and proposed; it comes into force when somebody merges it."""
+    with GitHubForge() as forge:
+        forge.branches = Pushed(tmp_path / "remote.git")
+        access = {"kind": "github", "api_url": forge.url, "repository": "acme/shop", "token_env": "FORGE"}
+        more = {"source.write_back": {"mode": "pull-request", "forge": access}, "source.allow_http": True}
+        async with writable(tmp_path, env={**ENV, "FORGE": "good"}, **more) as place:
+            patch, key = {"spec": {"display_name": "Talk"}}, {"idempotency-key": "once"}
+            made = await place.changed("PATCH", "/v1/integrations/chat", json=patch, headers=key)
+            again = await place.changed("PATCH", "/v1/integrations/chat", json=patch, headers=key)
+            assert made == again
+            assert (made["mode"], place.commits(), len(forge.repos["acme/shop"].pulls)) == ("pull-request", 1, 1)
+            assert made["pull_request_url"]
+            assert made["branch"].startswith("reconciler/")
+            assert made["plan"]["actions"][0]["action"] == "update"
+            waiting = await asked_again(place, "/v1/integrations/chat/disconnect?beyond_guard=true")
+            assert waiting["mode"] == "pull-request"
+            pushed = git(place.remote, "branch", "--list", "--format=%(refname:short)", "reconciler/*")
+            assert len(pushed.split()) == len(forge.repos["acme/shop"].pulls) == 2
+            assert (await place.running.view("chat")).row.is_connected
+            git(place.remote, "update-ref", "refs/heads/main", made["commit"])
+            await place.running.until_view("chat", "is called so", lambda view: view.row.display_name == "Talk")
+
+
+async def asked_again(place: Place, path: str) -> dict[str, Any]:
+    """The forge takes one change a second: the same request goes on where it was."""
+    key = {"idempotency-key": "again"}
+
+    async def answered() -> httpx.Response | None:
+        answer = await place.client.delete(path, headers=key)
+        assert answer.status_code in {202, 503}, answer.text
+        return answer if answer.status_code == httpx.codes.ACCEPTED else None
+
+    answer = await place.running.until("it is proposed", answered)
+    assert answer is not None
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def test_a_source_that_is_not_written_to_says_what_to_commit(tmp_path: Path) -> None:
+    async with writable(tmp_path, **{"source.write_back": {"mode": "off"}}) as place:
+        answer = await place.client.patch("/v1/integrations/chat", json={"spec": {"display_name": "Talk"}})
+        assert (answer.status_code, answer.json()["code"]) == (409, "git-read-only")
+        assert "+  display_name: Talk   # what people call it" in answer.json()["diff"]
+        assert place.commits() == 1

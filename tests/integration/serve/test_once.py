@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import httpx
 
 from reconciler.model.access import Permission
+from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.serve.once import LEASE
 from reconciler.store import requests, runs
 from reconciler.store.requests import AuditLine
@@ -119,3 +120,16 @@ async def test_a_key_whose_process_died_is_taken_over(installation: Installation
     assert taken == [True, False]
     again = await installation.database.write(lambda tx: requests.begin(tx, "*/everything", "k-3", "f", later))
     assert (again[0].marker, again[1]) == (first.marker, False)
+
+
+async def test_what_failed_goes_on_at_once_and_with_the_same_mark(installation: Installation) -> None:
+    clock = installation.clock
+
+    def at() -> str:
+        return rfc3339(clock.now())
+
+    first, _ = await installation.database.write(lambda tx: requests.begin(tx, "*/everything", "k-4", "f", at()))
+    await installation.database.write(lambda tx: requests.release(tx, "*/everything", "k-4"))
+    again, is_new = await installation.database.write(lambda tx: requests.begin(tx, "*/everything", "k-4", "f", at()))
+    assert (again.marker, is_new) == (first.marker, False)
+    assert from_rfc3339(again.started_at) + LEASE <= clock.now()
