@@ -26,8 +26,8 @@ def _not_far_out(at: datetime) -> datetime:
 
 
 def _written_out(at: object) -> object:
-    """Not as a number of seconds, which the library would take as well."""
-    if isinstance(at, str) and "-" not in at[1:]:
+    """Not as seconds, a number or one in quotes, which the library would take as well."""
+    if not isinstance(at, datetime) and not (isinstance(at, str) and "-" in at[1:]):
         raise ValueError("expected RFC 3339, such as 2026-03-01T12:00:00Z")
     return at
 

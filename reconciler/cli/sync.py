@@ -103,8 +103,10 @@ def _start(args: argparse.Namespace) -> int:
     if args.wait and not _until_startable(args, row.id):
         return 130
     public_id = str(order(args, "sync", row.id, params)["run"])
+    if args.wait:
+        return _wait(args, public_id)
     print(public_id, flush=True)
-    return _wait(args, public_id) if args.wait else 0
+    return 0
 
 
 def _until_startable(args: argparse.Namespace, integration_id: int) -> bool:
@@ -137,7 +139,7 @@ def _until_startable(args: argparse.Namespace, integration_id: int) -> bool:
 def _wait(args: argparse.Namespace, public_id: str) -> int:
     from reconciler.cli.run_progress import result_text
 
-    run = watched(args, public_id)
+    run = watched(args, public_id, tells_id=True)
     if run is None:
         return 130
     print(result_text(run))
@@ -147,12 +149,14 @@ def _wait(args: argparse.Namespace, public_id: str) -> int:
     return 0
 
 
-def watched(args: argparse.Namespace, public_id: str) -> "Run | None":
-    """Show the run until it is done; its last state, None after Ctrl-C."""
+def watched(args: argparse.Namespace, public_id: str, *, tells_id: bool = False) -> "Run | None":
+    """Show the run until it is done; its last state, None after Ctrl-C, which from the moment the id is shown is answered."""
     from reconciler.cli.run_progress import follow
 
     daemon = DaemonWatch(args, f"{public_id} goes on")
     try:
+        if tells_id:
+            print(public_id, flush=True)
         return follow(lambda: _look(args, public_id, daemon))
     except KeyboardInterrupt:
         look, end = f"reconciler logs {args.name} --run {public_id} -f", f"reconciler sync cancel {public_id}"
