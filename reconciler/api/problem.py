@@ -4,6 +4,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+PROBLEMS = "https://reconciler.invalid/problems/"
+"""What `type` begins with, followed by the code. A name, not an address: nothing is served there."""
+_TITLES = {"invalid-key": "Invalid API key", "expired-key": "Expired API key", "invalid-json": "Invalid JSON"}
+
+
+def title_of(code: str) -> str:
+    return _TITLES.get(code) or code.replace("-", " ").capitalize()
+
 
 class Fault(BaseModel):
     """One thing that is wrong with a request."""
@@ -20,8 +28,8 @@ class Fault(BaseModel):
 class Problem(BaseModel):
     """Why a request was not answered. Members beside these depend on `code`."""
 
-    type: str = "about:blank"
-    title: str
+    type: str = Field(description=f"`{PROBLEMS}` and the code.")
+    title: str = Field(description="The code in words.")
     status: int
     code: str = Field(description="Stable, for programs.")
     detail: str = Field(description="For people; says what to do.")

@@ -57,12 +57,16 @@ class Admission:
         `permission` None: the call asks for a grant instead. What the answer is to say of the limit is left in the scope.
         """
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        source = self._limits.source(scope) if self._terms.limits else ""
+        source = self.source(scope) if self._terms.limits else ""
         caller = await self._admitted(_bearer(given.decode("latin-1")), source)
-        scope["answer_headers"] = self._limits.request(caller.identity)
+        self._limits.request(scope, caller.identity)
         if permission is not None:
             _demand(caller, permission)
         return caller
+
+    def source(self, scope: Scope) -> str:
+        """The address that counts as the asker's, whoever stands between."""
+        return self._limits.source(scope)
 
     async def stands(self, authorization: str | None, permission: Permission | None) -> Caller:
         """Whether a caller that was let in still may, for an answer that lasts: asked again and again, it is one request."""

@@ -90,8 +90,8 @@ def make_app(
     """The application for `Server`; the rest is for `Envelope`."""
     app = make_routes()
     app.state.parts = parts
-    app.state.gatekeeper = Gatekeeper(parts)
-    return Envelope(_Ahead(app), hosts=hosts, patience=patience, max_body=max_body)
+    app.state.gatekeeper = gatekeeper = Gatekeeper(parts)
+    return Envelope(_Ahead(app), hosts=hosts, patience=patience, max_body=max_body, said=gatekeeper.said)
 
 
 class _Ahead:
@@ -147,7 +147,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     if status == 405:
         allowed = ", ".join(_allowed(request))
         said = f"this address takes {allowed} only"
-        problem = ProblemError(405, "method-not-allowed", said, headers={"allow": allowed})
+        problem = ProblemError(405, "method", said, headers={"allow": allowed})
     elif status == 404:
         problem = ProblemError(404, "not-found", "there is nothing at this path; /docs lists what there is")
     else:

@@ -6,12 +6,12 @@ seen for longest are forgotten. What is answered to whoever has to wait is said 
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reconciler.model.clock import Clock
 
 MOST_KEPT = 10_000
+Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,14 @@ class Left:
     wait: float
 
     @property
-    def headers(self) -> Mapping[str, str]:
-        """What an answer says of it; `Retry-After` only where nothing was granted."""
-        said = {
-            "ratelimit-limit": str(self.flow.burst),
-            "ratelimit-remaining": str(self.remaining),
-            "ratelimit-reset": str(math.ceil(self.full_in)),
-        }
-        return {**said, "retry-after": str(self.retry_after)} if self.wait else said
+    def headers(self) -> Headers:
+        """What an answer says of it, however it ends."""
+        said = (
+            (b"ratelimit-limit", self.flow.burst),
+            (b"ratelimit-remaining", self.remaining),
+            (b"ratelimit-reset", math.ceil(self.full_in)),
+        )
+        return tuple((name, str(value).encode()) for name, value in said)
 
     @property
     def retry_after(self) -> int:
@@ -61,6 +61,11 @@ class Buckets:
         self._keep(key, level)
         wait = 0.0 if is_granted else (1 - level) / flow.per_second
         return Left(flow, max(0, int(level)), (flow.burst - level) / flow.per_second, wait)
+
+    def look(self, key: str, flow: Flow) -> Left:
+        """What is left, without taking any."""
+        level = self._level(key, flow)
+        return Left(flow, max(0, int(level)), (flow.burst - level) / flow.per_second, 0.0)
 
     def wait(self, key: str, flow: Flow) -> float:
         """Seconds until there is one to take, without taking it."""

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import NoReturn
 
 from starlette.requests import Request
+from starlette.types import Scope
 
 from reconciler.events.inbound import Reception
 from reconciler.model.access import hash_of
@@ -22,15 +23,16 @@ from reconciler.sdk.contract import Verifies
 from reconciler.sdk.errors import UnauthorizedError
 from reconciler.sdk.inbound import Accepts
 from reconciler.sdk.live import Live
-from reconciler.serve.buckets import Buckets, Flow, Left
+from reconciler.serve.buckets import Buckets, Flow, Headers
 from reconciler.serve.limits import WRONG, too_many
 from reconciler.serve.parts import Parts
-from reconciler.serve.problem import ProblemError
+from reconciler.serve.problem import SAID, ProblemError
 from reconciler.store import ingest_keys, integrations
 from reconciler.store.database import Tx
 from reconciler.store.ingest_keys import KeyRow
 from reconciler.store.integrations import IntegrationRow
 
+PREFIX = "/ingest/v1/"
 MOST_INFLATED = 20 * 1024 * 1024
 _REALM = {"www-authenticate": 'Bearer realm="ingest"'}
 _KEY_NAMES = frozenset({"key", "api_key", "apikey", "api-key", "x-api-key", "access_token", "token"})
@@ -46,16 +48,21 @@ class Sender:
     accepts: Accepts
     reception: Reception
     key: str
-    left: Left
 
 
 class Gatekeeper:
-    """`admit` each request. Limits are those of this process."""
+    """`admit` each request. Limits are those of this process; what is left of them is said in every answer."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._senders = Buckets(parts.clock)
         self._failures = Buckets(parts.clock)
+
+    def said(self, scope: Scope) -> Headers:
+        """Until its key is known, a request counts as one from its address."""
+        if not scope["path"].startswith(PREFIX):
+            return ()
+        return self._failures.look(self._parts.admission.source(scope), WRONG).headers
 
     async def admit(self, request: Request, path_name: str) -> Sender:
         """Raises ProblemError."""
@@ -76,10 +83,11 @@ class Gatekeeper:
             raise ProblemError(403, "integration-disabled", "the integration takes nothing at the moment")
         intake = live.connector.intake
         left = self._senders.take(key.key_id, Flow(intake.requests_per_minute / 60, intake.burst))
+        request.scope[SAID] = left.headers
         if left.wait:
-            raise too_many(f"more than {intake.requests_per_minute} requests a minute", left.retry_after, left.headers)
+            raise too_many(f"more than {intake.requests_per_minute} requests a minute", left.retry_after)
         await self._note(key)
-        return Sender(row, live, live.connector, reception, key.key_id, left)
+        return Sender(row, live, live.connector, reception, key.key_id)
 
     async def _known(
         self, reception: Reception, clear: str, path_name: str
@@ -107,11 +115,11 @@ class Gatekeeper:
 
     def _refuse(self, request: Request, code: str, message: str) -> NoReturn:
         """Who guesses is slowed down by address; whoever has a key is not concerned."""
-        where = request.client.host if request.client else ""
-        left = self._failures.take(where, WRONG)
+        left = self._failures.take(self._parts.admission.source(request.scope), WRONG)
+        request.scope[SAID] = left.headers
         if left.wait:
-            raise too_many("too many requests without a valid key", left.retry_after, left.headers)
-        raise ProblemError(401, code, message, headers={**_REALM, **left.headers})
+            raise too_many("too many requests without a valid key", left.retry_after)
+        raise ProblemError(401, code, message, headers=_REALM)
 
     async def _note(self, key: KeyRow) -> None:
         now = self._parts.clock.now()

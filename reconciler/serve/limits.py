@@ -6,19 +6,19 @@ takes the same short time however many there are; what is remembered is this pro
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Any
+
+from starlette.types import Scope
 
 from reconciler.model.clock import Clock
 from reconciler.serve.buckets import MOST_KEPT, Buckets, Flow
-from reconciler.serve.problem import ProblemError
+from reconciler.serve.problem import SAID, ProblemError
 
 FAILURES, FAILURES_WINDOW = 10, 60.0
 WRONG = Flow(FAILURES / FAILURES_WINDOW, FAILURES)
 """How often an address may be wrong about what opens something."""
 MOST_DEBT = 5 * FAILURES
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Limits:
@@ -31,15 +31,14 @@ class Limits:
         self._proxies = tuple(ip_network(text, strict=False) for text in proxies)
         self._familiar: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    def request(self, identity: str) -> Headers:
-        """What the answer says of the limit; raises ProblemError (429)."""
+    def request(self, scope: Scope, identity: str) -> None:
+        """What the answer is to say of the limit is left in the scope; raises ProblemError (429)."""
         if self._rate is None:
-            return ()
+            return
         left = self._callers.take(identity, self._rate)
+        scope[SAID] = left.headers
         if left.wait:
-            message = "this token asks more often than the daemon's settings permit (api.rate)"
-            raise too_many(message, left.retry_after, left.headers)
-        return tuple((name.encode(), value.encode()) for name, value in left.headers.items())
+            raise too_many("this token asks more often than the daemon's settings permit (api.rate)", left.retry_after)
 
     def attempt(self, source: str, sha256: str) -> None:
         """Before a token is looked at. Raises ProblemError (429) where too many from there opened nothing.
@@ -66,7 +65,7 @@ class Limits:
         if source:
             self._failures.charge(source, WRONG, MOST_DEBT)
 
-    def source(self, scope: Any) -> str:
+    def source(self, scope: Scope) -> str:
         """The address that counts as the asker's: the last one on the way that is no proxy of ours; of IPv6 the network."""
         client = scope.get("client")
         address = client[0] if client else ""
@@ -100,6 +99,7 @@ def _network(address: str) -> str:
     return str(ip_network((int(parsed) >> 64 << 64, 64)) if isinstance(parsed, IPv6Address) else parsed or address)
 
 
-def too_many(message: str, seconds: int, said: Mapping[str, str] | None = None) -> ProblemError:
-    headers = {**(said or {}), "retry-after": str(seconds)}
-    return ProblemError(429, "rate-limited", f"{message}; ask again in {seconds} s", headers=headers)
+def too_many(message: str, seconds: int) -> ProblemError:
+    return ProblemError(
+        429, "rate-limited", f"{message}; ask again in {seconds} s", headers={"retry-after": str(seconds)}
+    )

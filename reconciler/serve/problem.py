@@ -6,9 +6,8 @@ the request's id. HEAD is answered as GET, without the body. Not done here: auth
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from http import HTTPStatus
 from secrets import token_hex
 from typing import Any
 
@@ -17,13 +16,17 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reconciler.api.problem import PROBLEMS, title_of
+from reconciler.serve.buckets import Headers
 from reconciler.serve.forms import to_json
 
 MAX_BODY = 2**20
 LARGE_BODIES = (("/v1/inbound/", 25 * 1024 * 1024), ("/ingest/v1/", 5 * 1024 * 1024))
 """What others send to us may be larger; by the beginning of the path."""
 PATIENCE = timedelta(seconds=60)
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+SAID = "answer_headers"
+"""In a scope: headers that its answer bears, whatever it is."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -57,8 +60,8 @@ class ProblemError(Exception):
 
 def problem_response(problem: ProblemError, request_id: str) -> Response:
     body = {
-        "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
+        "type": PROBLEMS + problem.code,
+        "title": title_of(problem.code),
         "status": problem.status,
         "code": problem.code,
         "detail": problem.detail,
@@ -74,9 +77,13 @@ def faulty(status: int, code: str, errors: Sequence[Mapping[str, str]]) -> Probl
     return ProblemError(status, code, told, {"errors": errors})
 
 
-UNFORESEEN = ProblemError(500, "internal-error", "the request failed; the daemon's log has its request id")
+UNFORESEEN = ProblemError(500, "internal", "the request failed; the daemon's log has its request id")
 _TOO_SLOW = ProblemError(503, "timed-out", "there was no answer in time; the daemon is overloaded or its store hangs")
 _STOPPING = ProblemError(503, "stopping", "the daemon is being stopped; ask again when it has started")
+
+
+def _nothing(_: Scope) -> Headers:
+    return ()
 
 
 class Envelope:
@@ -86,6 +93,7 @@ class Envelope:
     `patience`: a client that does not take its answer within this time is cut off, and the answer's memory is free again. A
     route that streams calls `scope["unhurried"]()` and bounds each of its pieces itself.
     `max_body`: bytes of a request, also of one that does not say how long it is.
+    `said`: headers of the answer to a request of which nothing else is known yet.
     """
 
     def __init__(
@@ -95,8 +103,10 @@ class Envelope:
         hosts: frozenset[str] | None = LOOPBACK,
         patience: timedelta = PATIENCE,
         max_body: int = MAX_BODY,
+        said: Callable[[Scope], Headers] = _nothing,
     ) -> None:
         self._app = app
+        self._said = said
         self._hosts = hosts
         self._max_body = max_body
         self._patience = patience.total_seconds()
@@ -109,6 +119,7 @@ class Envelope:
         asked = headers.get(b"x-request-id", "")
         request_id = asked if _REQUEST_ID.fullmatch(asked) else f"req-{token_hex(8)}"
         scope["request_id"] = request_id
+        scope[SAID] = self._said(scope)
         is_bodiless = scope["method"] == "HEAD"
         if is_bodiless:
             scope = {**scope, "method": "GET", "is_bodiless": True}
@@ -150,7 +161,7 @@ class Envelope:
 
 
 def _too_large(most: int) -> ProblemError:
-    return ProblemError(413, "body-too-large", f"a request to this address may have {most} bytes")
+    return ProblemError(413, "too-large", f"a request to this address may have {most} bytes")
 
 
 def _host(value: str) -> str:
@@ -209,4 +220,4 @@ class _Answer:
         yield b"x-request-id", self._request_id.encode()
         if self._scope.get("scheme") == "https":
             yield _HSTS
-        yield from self._scope.get("answer_headers", ())
+        yield from self._scope.get(SAID, ())

@@ -226,7 +226,8 @@ async def test_who_has_no_right_key(stage: Stage) -> None:
         for key in (wrong, unknown, "", "rck_x", "ü"):
             answer = await erp.client.get("/ingest/v1/erp/ping", headers=[(b"x-api-key", key.encode())])
             assert answer.status_code == 401
-            assert answer.headers["www-authenticate"].startswith("Bearer")
+            assert answer.headers["www-authenticate"] == 'Bearer realm="ingest"'
+            assert answer.json()["title"] == "Invalid API key"
             said.append({k: v for k, v in answer.json().items() if k != "request_id"})
         assert all(one == said[0] for one in said)
         nobody = await Pusher(erp.running, erp.client, unknown, "nobody").call("GET", "/ping")
@@ -344,15 +345,22 @@ async def test_bodies_that_are_not_taken(stage: Stage) -> None:
             "form": await erp.call("POST", "/events", data={"a": "b"}),
             "large": await erp.call("POST", "/events", content=b"x" * (5 * 1024 * 1024 + 1), headers=json_type),
             "entity": await erp.call("PUT", "/records/Orders/1", json={"data": {}}),
-            "shape": await erp.call("PUT", "/records/orders/1", json={"data": {"total": 4711}}),
+            "shape": await erp.call("PUT", "/records/orders/1", json={"data": {"total": 471147114711}}),
             "method": await erp.call("PATCH", "/records/orders/1", json={}),
         }
         assert {name: a.status_code for name, a in answers.items()} == {
             "bomb": 413, "no gzip": 400, "cut": 400, "NaN": 400, "twice": 400, "form": 415, "large": 413, "entity": 404,
             "shape": 422, "method": 405,
         }  # fmt: skip
-        assert "4711" not in answers["shape"].text
-        assert all(a.headers["content-type"] == "application/problem+json" for a in answers.values())
+        assert "471147114711" not in answers["shape"].text
+        for a in (*answers.values(), await erp.call("GET", "/nothing")):
+            assert a.headers["content-type"] == "application/problem+json"
+            assert a.json()["type"] == f"https://reconciler.invalid/problems/{a.json()['code']}"
+            assert {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"} <= a.headers.keys()
+        codes = {name: answers[name].json()["code"] for name in ("bomb", "large", "method", "form", "shape")}
+        assert codes == {
+            "bomb": "too-large", "large": "too-large", "method": "method", "form": "unsupported-media-type", "shape": "schema",
+        }  # fmt: skip
         assert (await erp.put("a/b c ü", {"total": "1"})).status_code == 201
         assert list(await erp.records()) == ["a/b c ü"]
 

@@ -90,20 +90,13 @@ class _Call:
 
 
 async def _served(request: Request, integration: str, do: Callable[[_Call], Awaitable[Response]]) -> Response:
-    """Admitted; with what is left of the sender's limit in every answer."""
     gatekeeper: Gatekeeper = request.app.state.gatekeeper
     parts: Parts = request.app.state.parts
     sender = await gatekeeper.admit(request, integration)
     try:
-        answer = await do(_Call(request, parts, sender))
-    except ProblemError as problem:
-        headers = {**sender.left.headers, **problem.headers}
-        raise ProblemError(problem.status, problem.code, problem.detail, problem.more, headers) from None
+        return await do(_Call(request, parts, sender))
     except NotUnderstoodError as error:
-        status = 400 if error.code == "invalid-json" else 422
-        raise ProblemError(status, error.code, error.detail, headers=sender.left.headers) from None
-    answer.headers.update(sender.left.headers)
-    return answer
+        raise ProblemError(400 if error.code == "invalid-json" else 422, error.code, error.detail) from None
 
 
 async def _stored(call: _Call, body: bytes, do: Callable[[Tx, Push], _Answer]) -> Response:

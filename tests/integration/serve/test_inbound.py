@@ -5,12 +5,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from structlog.testing import capture_logs
 
 from reconciler.events.inbound import MOST_HUGE, Reception
 from reconciler.model.condition import Reason
 from reconciler.sdk.live import Live, NotConnectableError
+from reconciler.serve.admission import Terms
+from reconciler.serve.limits import FAILURES, Limits
 from reconciler.serve.ports import Ports
 from reconciler.serve.problem import MAX_BODY
 from tests.integration.serve.installation import installed
@@ -60,6 +63,26 @@ async def test_each_door_has_its_size(tmp_path: Path, path: str, size: int, stat
     async with installed(tmp_path) as found, found.client() as client:
         answer = await client.post(path, content=b"x" * size, headers={"content-type": "application/json"})
         assert answer.status_code == status
+
+
+@pytest.mark.asyncio
+async def test_guesses_behind_a_proxy_count_by_who_guesses(tmp_path: Path) -> None:
+    async with installed(tmp_path) as found:
+        found.terms = Terms(limits=Limits(found.clock, proxies=("127.0.0.0/8",)))
+        reception = Reception(found.database, Nobody(), Untold(), found.clock)
+        found.ports = Ports(reception=reception)
+        async with found.client(token="") as client:
+
+            async def guess(source: str) -> httpx.Response:
+                return await client.get("/ingest/v1/erp/ping", headers={"x-forwarded-for": source})
+
+            seen = [await guess("6.6.6.6") for _ in range(FAILURES + 1)]
+            other = await guess("7.7.7.7")
+        reception.close()
+    assert [answer.status_code for answer in seen] == [401] * FAILURES + [429]
+    assert [answer.headers["ratelimit-remaining"] for answer in seen] == [*map(str, range(FAILURES - 1, -1, -1)), "0"]
+    assert int(seen[-1].headers["retry-after"]) > 0
+    assert other.status_code == 401
 
 
 @pytest.mark.asyncio

@@ -1,10 +1,12 @@
 """Token buckets and addresses, with a clock that nobody waits for."""
 
+from typing import Any
+
 import pytest
 
 from reconciler.serve.buckets import Buckets, Flow
 from reconciler.serve.limits import FAILURES, FAILURES_WINDOW, MOST_DEBT, Limits
-from reconciler.serve.problem import ProblemError
+from reconciler.serve.problem import SAID, ProblemError
 from tests.unit.sdk.virtual_clock import VirtualClock
 
 
@@ -24,8 +26,8 @@ def test_each_key_may_have_a_flow_of_its_own() -> None:
     buckets = Buckets(VirtualClock())
     for flow in (Flow(1, 2), Flow(10, 100)):
         left = buckets.take(str(flow), flow)
-        assert (left.remaining, left.headers["ratelimit-limit"]) == (flow.burst - 1, str(flow.burst))
-        assert "retry-after" not in left.headers
+        assert (left.remaining, left.headers[0]) == (flow.burst - 1, (b"ratelimit-limit", str(flow.burst).encode()))
+        assert buckets.look(str(flow), flow) == left
 
 
 def test_no_more_is_remembered_than_wanted() -> None:
@@ -37,19 +39,16 @@ def test_no_more_is_remembered_than_wanted() -> None:
 
 def test_too_many_requests_say_when_to_come_again() -> None:
     limits = Limits(VirtualClock(), Flow(per_second=0.4, burst=2))
-    said = dict(limits.request("a"))
-    assert said == {b"ratelimit-limit": b"2", b"ratelimit-remaining": b"1", b"ratelimit-reset": b"3"}
-    limits.request("a")
+    scope: dict[str, Any] = {}
+    limits.request(scope, "a")
+    assert dict(scope[SAID]) == {b"ratelimit-limit": b"2", b"ratelimit-remaining": b"1", b"ratelimit-reset": b"3"}
+    limits.request(scope, "a")
     with pytest.raises(ProblemError) as raised:
-        limits.request("a")
+        limits.request(scope, "a")
     assert (raised.value.status, raised.value.code) == (429, "rate-limited")
-    assert raised.value.headers == {
-        "ratelimit-limit": "2",
-        "ratelimit-remaining": "0",
-        "ratelimit-reset": "5",
-        "retry-after": "3",
-    }
-    limits.request("b")
+    assert raised.value.headers == {"retry-after": "3"}
+    assert dict(scope[SAID]) == {b"ratelimit-limit": b"2", b"ratelimit-remaining": b"0", b"ratelimit-reset": b"5"}
+    limits.request({}, "b")
 
 
 def test_guesses_of_one_address_are_counted_and_what_was_right_stays_welcome() -> None:
