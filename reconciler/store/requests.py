@@ -1,7 +1,7 @@
-"""Mutations over the API: what an Idempotency-Key stands for, and the audit of all of them. Called by `serve.once`.
+"""Mutations: what an Idempotency-Key stands for, and the audit of all of them, also of commands on this machine.
 
-A key belongs to its caller and holds for a day. Of an answer is kept what may be shown again; a secret that is shown once is
-not.
+Called by `serve.once`, and by commands that write to the store themselves. A key belongs to its caller and holds for a day. Of an
+answer is kept what may be shown again; a secret that is shown once is not.
 """
 
 import json
@@ -18,6 +18,7 @@ from reconciler.store.seeking import first_since
 KEPT = timedelta(hours=24)
 AUDIT_KEPT = timedelta(days=365)
 BITE = 5000
+OS_USER = "os"
 _LONG_AGO = "1970-01-01T00:00:00.000000Z"
 Outcome = Literal["done", "refused", "failed"]
 
@@ -142,6 +143,36 @@ def write_audit(tx: Tx, line: AuditLine) -> None:
             "d": json.dumps(dict(line.detail), default=str),
         },
     )
+
+
+def write_act(
+    tx: Tx,
+    by: str,
+    action: str,
+    at: str,
+    *,
+    workspace: str | None,
+    target: str = "",
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """What a person did here with a command, in the transaction that does it.
+
+    `by` is the user of the operating system, `action` the command without its arguments (`reconciler key revoke`), which no
+    caller of the API can pass for. `workspace` None: nothing of a single one.
+    """
+    line = AuditLine(
+        at=at,
+        workspace=workspace,
+        caller=by,
+        identity=f"{OS_USER}:{by}",
+        request_id=new_id("req"),
+        action=action,
+        outcome="done",
+        status=200,
+        target=target,
+        detail=detail or {},
+    )
+    write_audit(tx, line)
 
 
 def audit(

@@ -9,6 +9,7 @@ from reconciler.model.access import Permission
 from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.serve.once import LEASE
 from reconciler.store import requests, runs
+from reconciler.store.database import Tx
 from reconciler.store.requests import AuditLine
 from tests.integration.serve.installation import Installation, Wish, connect, want
 
@@ -133,3 +134,20 @@ async def test_what_failed_goes_on_at_once_and_with_the_same_mark(installation: 
     again, is_new = await installation.database.write(lambda tx: requests.begin(tx, "*/everything", "k-4", "f", at()))
     assert (again.marker, is_new) == (first.marker, False)
     assert from_rfc3339(again.started_at) + LEASE <= clock.now()
+
+
+async def test_what_a_person_does_in_a_shell_is_audited_beside_it(installation: Installation) -> None:
+    theirs = await installation.issue("theirs", "hr", Permission.ADMIN)
+    own = await installation.issue("own", "it", Permission.ADMIN)
+
+    def act(tx: Tx) -> None:
+        at, detail = rfc3339(installation.clock.now()), {"key_id": "k1"}
+        requests.write_act(tx, "alice", "reconciler key revoke", at, workspace="it", target="int_1", detail=detail)
+
+    await installation.change(act)
+    async with installation.client(token=own) as client, installation.client(token=theirs) as stranger:
+        (line,) = (await client.get("/v1/audit")).json()["data"]
+        assert (await stranger.get("/v1/audit")).json()["data"] == []
+    told = [line[name] for name in ("caller", "action", "target", "outcome", "detail")]
+    assert told == ["alice", "reconciler key revoke", "int_1", "done", {"key_id": "k1"}]
+    assert [one.identity for one in await audited(installation)] == ["os:alice"]
