@@ -87,7 +87,12 @@ class Ping(Shown):
     limits: PushLimits
 
 
-class RegenerateRequest(_Sent):
+class NewKeyRequest(_Sent):
+    label: str = Field("", max_length=80)
+    expires_at: Moment | None = None
+
+
+class RegenerateRequest(NewKeyRequest):
     """Without a body: what the manifest says of the grace, and no label."""
 
     grace_seconds: int | None = Field(
@@ -96,8 +101,6 @@ class RegenerateRequest(_Sent):
         le=604_800,
         description="How long the key until now still opens; default `auth.rotation.grace`, or 0.",
     )
-    label: str = Field("", max_length=80)
-    expires_at: Moment | None = None
 
 
 class PreviousKey(Shown):
@@ -131,3 +134,5 @@ class IngestKey(Shown):
 
 class IngestKeys(Shown):
     data: list[IngestKey]
+    has_more: bool
+    next_cursor: str | None

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reconciler.api.integrations import Shown
 from reconciler.model.finding import Code, Severity
-from reconciler.model.plan import Action, Risk
+from reconciler.model.plan import Action, DueCode, Risk
 
 
 class Change(Shown):
@@ -46,6 +46,16 @@ class BlockShown(Shown):
     integrations: list[str]
 
 
+class DueShown(Shown):
+    """What a person has to do, because applying does not. No change, and in no exit code."""
+
+    workspace: str
+    name: str
+    code: DueCode
+    message: str
+    remedy: str
+
+
 class PlanShown(Shown):
     format_version: int
     digest: str
@@ -58,6 +68,7 @@ class PlanShown(Shown):
     actions: list[ActionShown]
     findings: list[FindingShown]
     blocks: list[BlockShown]
+    dues: list[DueShown]
 
 
 class FileSubmitted(BaseModel):

@@ -19,10 +19,11 @@ from reconciler.desired.source import Source, open_source
 from reconciler.desired.source_error import SourceError
 from reconciler.desired.validate import Inputs, Validated, validate
 from reconciler.model.clock import Clock
-from reconciler.model.state import DesiredState, ObservedState
+from reconciler.model.state import DesiredState, KeysSeen, ObservedState
 from reconciler.plan.compare import compare
+from reconciler.plan.keys import with_dues
 from reconciler.serve.ports import Foreseen, NotReadableError, SubmittedFile
-from reconciler.store import integrations, journal
+from reconciler.store import ingest_keys, integrations, journal
 from reconciler.store.database import Database, Tx
 
 Refresh = Callable[[], Awaitable[None]]
@@ -117,12 +118,12 @@ class Foresight:
         return await self._against_applied(merged.state, (after, *(v for one, v in checked.items() if one != name)))
 
     async def _against_applied(self, desired: DesiredState, read: tuple[Validated, ...]) -> Foreseen:
-        observed, approved = await self._database.read(_applied)
+        observed, approved, keys = await self._database.read(_applied)
         held = frozenset(ref for one in read for ref in one.holding(observed.integrations).held)
         state = replace(desired, held=desired.held | held)
         plan = await asyncio.to_thread(partial(compare, state, observed, approved=approved))
-        return Foreseen(plan, state)
+        return Foreseen(with_dues(plan, state, keys), state)
 
 
-def _applied(tx: Tx) -> tuple[ObservedState, frozenset[str]]:
-    return integrations.observed_state(tx), journal.approvals(tx)
+def _applied(tx: Tx) -> tuple[ObservedState, frozenset[str], KeysSeen]:
+    return integrations.observed_state(tx), journal.approvals(tx), ingest_keys.seen(tx)

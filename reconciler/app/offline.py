@@ -3,6 +3,7 @@
 In: a local repository or folder. Out: a `Plan`. No key and no network is used: secrets are compared by their ciphertext.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,25 @@ from reconciler.desired.snapshot import Snapshot
 from reconciler.desired.tree import GitSnapshot, open_snapshot
 from reconciler.desired.validate import Inputs, Validated, validate
 from reconciler.model.plan import Plan
-from reconciler.model.state import ObservedState
+from reconciler.model.state import KeysSeen, ObservedState
 from reconciler.plan.compare import base_as_observed, compare
+from reconciler.plan.keys import with_dues
 from reconciler.sdk import registry
 
 if TYPE_CHECKING:
     from reconciler.store.location import Location
 
-NOTHING_APPLIED = ObservedState("", {})
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a daemon has done: the state it applied, the prunes it may do, and keys it has made; None where that is not known."""
+
+    observed: ObservedState
+    approved: frozenset[str] = frozenset()
+    keys: KeysSeen | None = None
+
+
+NOTHING_APPLIED = Applied(ObservedState("", {}))
 
 
 class Offline:
@@ -48,22 +60,23 @@ class Offline:
         """What merging `head` into `base` would do. Findings are those of `head`; what `base` had wrong is ignored."""
         before = self.read(base)
         after = self.read(head, before)
-        return compare(after.state, base_as_observed(before.state))
+        return with_dues(compare(after.state, base_as_observed(before.state)), after.state, None)
 
-    def plan_against(self, observed: ObservedState, head: str | None, approved: frozenset[str]) -> Plan:
-        """What a daemon with that applied state would do with `head`."""
-        return compare(self.read(head).holding(observed.integrations), observed, approved=approved)
+    def plan_against(self, applied: Applied, head: str | None) -> Plan:
+        """What a daemon that has applied this would do with `head`."""
+        state = self.read(head).holding(applied.observed.integrations)
+        return with_dues(compare(state, applied.observed, approved=applied.approved), state, applied.keys)
 
 
-def applied_state(location: "Location") -> tuple[ObservedState, frozenset[str]] | None:
-    """What the daemon of that store applied, and prunes it may do; None where there is no store."""
+def applied_state(location: "Location") -> Applied | None:
+    """Of the daemon of that store; None where there is none."""
     if isinstance(location, Path) and not location.is_file():
         return None
     # The plan between two revisions needs no store, and most plans are of that kind.
-    from reconciler.store import integrations, journal
+    from reconciler.store import ingest_keys, integrations, journal
     from reconciler.store.location import open_readonly
     from reconciler.store.migrations import check_version
 
     with open_readonly(location) as tx:
         check_version(tx, "the store")
-        return integrations.observed_state(tx), journal.approvals(tx)
+        return Applied(integrations.observed_state(tx), journal.approvals(tx), ingest_keys.seen(tx))

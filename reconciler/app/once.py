@@ -16,7 +16,8 @@ from reconciler.model.clock import rfc3339
 from reconciler.model.finding import Severity
 from reconciler.model.plan import Plan
 from reconciler.model.record import RunResult
-from reconciler.store import journal, runs
+from reconciler.plan.keys import with_dues
+from reconciler.store import ingest_keys, journal, runs
 from reconciler.store.database import Tx
 from reconciler.store.runs import Run
 
@@ -81,7 +82,7 @@ class _Watch:
         taken = self._daemon.leading.intaken if self._daemon.leading else None
         if trouble or taken is None:
             return Outcome(trouble=trouble)
-        plan = await self._approved(taken.plan)
+        plan = await self._with_dues(await self._approved(taken.plan))
         planned(plan)
         is_done = await self._until(self._is_settled)
         stands, bad_runs = await self._daemon.database.read(self._result)
@@ -114,6 +115,10 @@ class _Watch:
         await self._daemon.database.write(lambda tx: journal.approve(tx, digest, self._wanted.by, at))
         taken = await self._daemon.settle()
         return taken.plan if taken else plan
+
+    async def _with_dues(self, plan: Plan) -> Plan:
+        wished = self._daemon.book.wished
+        return with_dues(plan, wished, await self._daemon.database.read(ingest_keys.seen)) if wished else plan
 
     async def _is_settled(self) -> bool:
         now = self._daemon.clock.now()

@@ -74,7 +74,7 @@ def plan_of(shown: "PlanShown") -> "Plan":
     """The plan as it was before it became JSON, so that it is rendered as any other."""
     from reconciler.model.finding import Finding
     from reconciler.model.ids import Ref
-    from reconciler.model.plan import Action, Block, FieldChange, Plan, PlannedAction
+    from reconciler.model.plan import Action, Block, Due, FieldChange, Plan, PlannedAction
 
     actions = tuple(
         PlannedAction(
@@ -91,7 +91,10 @@ def plan_of(shown: "PlanShown") -> "Plan":
         action: number for action, number in shown.summary.items() if action is not Action.NONE and number
     }
     unchanged = shown.summary.get(Action.NONE, 0)
-    return Plan(shown.base_revision, shown.head_revision, actions, findings, blocks, unchanged, shown.digest, counts)
+    dues = tuple(Due(Ref(d.workspace, d.name), d.code, d.message, d.remedy) for d in shown.dues)
+    return Plan(
+        shown.base_revision, shown.head_revision, actions, findings, blocks, unchanged, shown.digest, counts, dues
+    )
 
 
 def _fields(of: object, *names: str) -> dict[str, Any]:

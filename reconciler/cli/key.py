@@ -1,4 +1,4 @@
-"""`reconciler key`: make, list and revoke the keys with which others push to an integration of type custom.
+"""`reconciler key`: make, replace, list and revoke the keys with which others push to an integration of type custom.
 
 Needs no daemon, only its store; a daemon that runs knows of a change at once. A key is shown once; only its hash is stored.
 """
@@ -16,7 +16,12 @@ from reconciler.cli.store_access import CommandError, guarded, location, reading
 from reconciler.cli.times import ago
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reconciler.control.push_keys import KeyWish, MadeKey
+    from reconciler.model.ingest_key import Rotation
     from reconciler.store.database import Tx
+    from reconciler.store.ingest_keys import KeyRow
     from reconciler.store.integrations import IntegrationRow
 
 _HEAD = ("ID", "STATE", "LABEL", "CREATED", "BY", "LAST USED", "ENDS", "HINT")
@@ -24,20 +29,24 @@ _HEAD = ("ID", "STATE", "LABEL", "CREATED", "BY", "LAST USED", "ENDS", "HINT")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    create = _command(commands, "create", "make one more key and show it, this once; two open at most")
     regenerate = _command(commands, "regenerate", "make a new key and show it, this once; the old one ends")
     regenerate.add_argument("--grace", metavar="TIME", help="how long the old one still opens, such as 1h (at most 7d)")
-    regenerate.add_argument("--label", metavar="TEXT", default="", help="what it is for, such as erp")
     regenerate.add_argument(
-        "--instead-of", metavar="ID", help="only where this is the active key, else nothing is done"
+        "--instead-of", metavar="ID", help="replace this one; nothing is done where it is active no more"
     )
+    for one in (create, regenerate):
+        one.add_argument("--label", metavar="TEXT", default="", help="what it is for, such as erp")
+        one.add_argument("--expires", metavar="TIME", help="when it ends by itself, such as 90d (default: never)")
     revoke = _command(commands, "revoke", "from now on it opens nothing")
     revoke.add_argument("key", metavar="ID", help="its id, as `key list` shows it")
     listing = _command(commands, "list", "show those of an integration, without the keys themselves")
     add_output(listing)
-    for one in (regenerate, revoke, listing):
+    for one in (create, regenerate, revoke, listing):
         add_state_dir(one)
     examples(
         parser,
+        "reconciler key create it-ops/erp --label erp",
         "reconciler key regenerate it-ops/erp --grace 1h",
         "reconciler key list it-ops/erp",
         "reconciler key revoke it-ops/erp k7Qm2XaB",
@@ -52,7 +61,7 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
 
 @guarded
 def run(args: argparse.Namespace) -> int:
-    return {"regenerate": _regenerate, "list": _list, "revoke": _revoke}[args.action](args)
+    return {"create": _create, "regenerate": _regenerate, "list": _list, "revoke": _revoke}[args.action](args)
 
 
 def _found(tx: "Tx", text: str) -> "IntegrationRow":
@@ -70,19 +79,66 @@ def _found(tx: "Tx", text: str) -> "IntegrationRow":
     return rows[found[0]]
 
 
+def _create(args: argparse.Namespace) -> int:
+    from reconciler.control.push_keys import create
+
+    return _shown_once(args, create)
+
+
 def _regenerate(args: argparse.Namespace) -> int:
+    from reconciler.control.push_keys import regenerate
+    from reconciler.model.duration import parse_duration
+
+    try:
+        grace = parse_duration(args.grace) if args.grace else None
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    return _shown_once(
+        args,
+        lambda tx, row, wish, now: regenerate(tx, row, wish, now, grace=grace, instead_of=args.instead_of),
+    )
+
+
+def _shown_once(args: argparse.Namespace, make: "Callable[[Tx, IntegrationRow, KeyWish, datetime], MadeKey]") -> int:
     from reconciler.control.carried import OrderError
-    from reconciler.control.push_keys import KeyWish, OtherKeyError, regenerate
+    from reconciler.control.push_keys import KeyLimitError, KeyWish, OtherKeyError
     from reconciler.model.duration import parse_duration
     from reconciler.store.location import write_once
 
-    now = datetime.now(UTC)
+    now, by = datetime.now(UTC), getuser()
+
+    def act(tx: "Tx") -> "MadeKey":
+        row = _found(tx, args.name)
+        made = make(tx, row, wish, now)
+        _audit(tx, args, row, made.row.key_id, now)
+        return made
+
     try:
-        grace = parse_duration(args.grace) if args.grace else None
-        wish = KeyWish(by=getuser(), grace=grace, label=args.label[:80], instead_of=args.instead_of)
-        made = write_once(location(args), lambda tx: regenerate(tx, _found(tx, args.name), wish, now))
-    except (OrderError, OtherKeyError, ValueError) as error:
+        expires_at = now + parse_duration(args.expires) if args.expires else None
+        wish = KeyWish(by=by, label=args.label[:80], expires_at=expires_at)
+        made = write_once(location(args), act)
+    except (OrderError, OtherKeyError, KeyLimitError, ValueError) as error:
         raise CommandError(str(error)) from None
+    _show(made)
+    return 0
+
+
+def _audit(tx: "Tx", args: argparse.Namespace, row: "IntegrationRow", key_id: str, now: datetime) -> None:
+    from reconciler.model.clock import rfc3339
+    from reconciler.store import requests
+
+    requests.write_act(
+        tx,
+        getuser(),
+        f"reconciler key {args.action}",
+        rfc3339(now),
+        workspace=row.workspace,
+        target=row.public_id,
+        detail={"key_id": key_id},
+    )
+
+
+def _show(made: "MadeKey") -> None:
     print(made.new.clear.reveal())
     print(f"{made.row.key_id} is shown only now; use it as: Authorization: Bearer rck_...", file=sys.stderr)
     if made.previous is not None:
@@ -90,7 +146,6 @@ def _regenerate(args: argparse.Namespace) -> int:
             f"opens until {made.valid_until[:19]}Z" if made.valid_until > made.row.created_at else "opens nothing now"
         )
         print(f"{made.previous.key_id}, the key before, {until}", file=sys.stderr)
-    return 0
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -107,17 +162,24 @@ def _list(args: argparse.Namespace) -> int:
                 **{name: getattr(key, name) for name in ("key_id", "label", "hint", "created_at", "created_by")},
                 **{name: getattr(key, name) for name in ("last_used_at", "expires_at", "valid_until")},
                 "state": key.state(now),
-                "rotation_due_at": rotation.due_at(key) if key.state(now) == "active" else None,
+                "rotation_due_at": _due_at(key, rotation, now),
             }
             for key in keys
         ]
         json.dump({"keys": said}, sys.stdout, indent=2)
         print()
     elif not keys:
-        print(f"no keys; make one: reconciler key regenerate {row.ref}")
+        print(f"no keys; make one: reconciler key create {row.ref}")
     else:
         print(aligned(_HEAD, [_line(key, now) for key in keys]))
     return 0
+
+
+def _due_at(key: "KeyRow", rotation: "Rotation", now: datetime) -> str | None:
+    from reconciler.model.clock import from_rfc3339, rfc3339
+
+    due_at = rotation.due_at(from_rfc3339(key.created_at)) if key.state(now) == "active" else None
+    return rfc3339(due_at) if due_at else None
 
 
 def _line(key: Any, now: datetime) -> tuple[str, ...]:
@@ -139,7 +201,15 @@ def _revoke(args: argparse.Namespace) -> int:
     from reconciler.store.location import write_once
 
     now = datetime.now(UTC)
-    if not write_once(location(args), lambda tx: revoke(tx, _found(tx, args.name), args.key, getuser(), now)):
+
+    def act(tx: "Tx") -> bool:
+        row = _found(tx, args.name)
+        is_gone = revoke(tx, row, args.key, getuser(), now)
+        if is_gone:
+            _audit(tx, args, row, args.key, now)
+        return is_gone
+
+    if not write_once(location(args), act):
         raise CommandError(f"no key {args.key} of {args.name} counts; see: reconciler key list {args.name}")
     print(f"{args.key} opens nothing any more")
     return 0

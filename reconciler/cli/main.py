@@ -42,7 +42,7 @@ COMMANDS = {
     "test": "probe an integration: who are we, what is missing",
     "token": "make, list and revoke tokens for the API",
     "audit": "show who changed what over the API",
-    "key": "make, list and revoke keys to push to an integration",
+    "key": "make, replace, list and revoke keys to push to an integration",
     "connectors": "list connectors and what they can do",
     "migrate": "bring the database to this release's schema",
     "database": "move it to PostgreSQL, back it up, restore it",

@@ -66,8 +66,7 @@ def _offline(args: argparse.Namespace) -> int:
             applied = applied_state(location(args))
             if applied is None:
                 print(f"nothing was applied yet by a daemon with state in {state_dir(args)}", file=sys.stderr)
-            observed, approved = applied or (NOTHING_APPLIED, frozenset())
-            plan = offline.plan_against(observed, args.head, approved)
+            plan = offline.plan_against(applied or NOTHING_APPLIED, args.head)
     except (CommandError, SourceError, StoreError, OSError) as error:
         print(f"reconciler plan: {error}", file=sys.stderr)
         return 1

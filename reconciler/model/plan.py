@@ -18,6 +18,11 @@ class Action(StrEnum):
     NONE = "none"
 
 
+class DueCode(StrEnum):
+    CREATE_KEY = "create-key"
+    ROTATE_KEY = "rotate-key"
+
+
 class Risk(StrEnum):
     NONE = "none"
     LOW = "low"
@@ -48,6 +53,16 @@ class PlannedAction:
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    """What a person has to do, because applying does not. It is no change: it counts in no summary and no exit code."""
+
+    ref: Ref
+    code: DueCode
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """Why a plan may not be applied, and how a person allows it."""
 
@@ -69,6 +84,7 @@ class Plan:
     unchanged: int = 0
     digest: str = ""
     counts: Mapping[Action, int] = field(default_factory=dict)
+    dues: tuple[Due, ...] = ()
 
     @property
     def is_empty(self) -> bool:

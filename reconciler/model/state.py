@@ -72,6 +72,22 @@ class ObservedIntegration:
 
 
 @dataclass(frozen=True, slots=True)
+class ActiveKey:
+    """A key with which others push to an integration, and that is not on its way out."""
+
+    key_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeysSeen:
+    """Those of all integrations that have any, at one moment."""
+
+    at: datetime
+    active: Mapping[Ref, tuple[ActiveKey, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedState:
     """What was applied; `revision` is the commit it came from, empty before the first apply.
 

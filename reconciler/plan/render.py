@@ -62,7 +62,9 @@ def text(plan: Plan) -> str:
     blocks = [_text_action(a) for a in plan.actions]
     findings = [f"{f.severity}: {f}" for f in plan.findings]
     held = [f"blocked: {b.message}\n  {b.remedy}" for b in plan.blocks]
-    return "\n".join([*blocks, *findings, *held, *([""] if blocks or findings or held else []), summary(plan)]) + "\n"
+    dues = [f"to do: {d.ref}: {d.message}\n  {d.remedy}" for d in plan.dues]
+    lines = [*blocks, *findings, *held, *dues]
+    return "\n".join([*lines, *([""] if lines else []), summary(plan)]) + "\n"
 
 
 def _text_action(action: PlannedAction) -> str:
@@ -128,6 +130,16 @@ def plan_form(plan: Plan) -> dict[str, Any]:
             {"code": b.code, "message": b.message, "remedy": b.remedy, "integrations": [str(r) for r in b.refs]}
             for b in plan.blocks
         ],
+        "dues": [
+            {
+                "workspace": d.ref.workspace,
+                "name": d.ref.name,
+                "code": d.code,
+                "message": d.message,
+                "remedy": d.remedy,
+            }
+            for d in plan.dues
+        ],
     }
 
 
@@ -138,6 +150,9 @@ def markdown(plan: Plan) -> str:
     head += [f"> **{f.severity}** {_code(str(f))}" for f in plan.findings[:50]]
     if len(plan.findings) > 50:
         head.append(f"> and {len(plan.findings) - 50} more findings")
+    head += [f"> **To do** {d.ref}: {d.message}. {_code(d.remedy)}" for d in plan.dues[:50]]
+    if len(plan.dues) > 50:
+        head.append(f"> and {len(plan.dues) - 50} more to do")
     table = ["", "| | integration | type | action | why |", "|---|---|---|---|---|"]
     rows = [f"| {_SIGN[a.action]} | {a.ref} | {a.type} | {a.action} | {_cell(a.reason)} |" for a in plan.actions]
     details = [_details(a) for a in plan.actions if a.changes]

@@ -53,6 +53,7 @@ def seen_by(caller: Caller, found: Foreseen, known: Collection[str] = ()) -> Pla
             if one.workspace in ("", mine) and (one.file in known or owners.get(one.file) == {mine})
         ),
         blocks=tuple(block for block in blocks if block.refs),
+        dues=tuple(due for due in plan.dues if due.ref.workspace == mine),
         unchanged=len(named - {action.ref for action in actions}),
         counts=Counter(action.action for action in actions),
     )

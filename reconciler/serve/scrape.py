@@ -36,6 +36,11 @@ _QUEUE_DEPTH = Family(f"{_P}queue_depth", "gauge", "Jobs by queue and state: due
 _QUEUE_DUE = Family(
     f"{_P}queue_oldest_due_timestamp_seconds", "gauge", "Since when the oldest job of a queue has been due."
 )
+_KEY_OPERATIONS = Family(
+    f"{_P}api_key_operations_total",
+    "counter",
+    "Inbound keys made, replaced and revoked, by integration and operation; kept over restarts.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,10 @@ def _store_samples(snapshot: Snapshot) -> Iterator[tuple[Family, list[Sample]]]:
     yield _SOURCE_INFO, [({"source": s.name, "revision": s.revision}, 1) for s in sources]
     yield _SOURCE_AT, [({"source": s.name}, at) for s in sources if (at := seconds(s.fetched_at)) is not None]
     yield _WORKERS, [({}, snapshot.workers)]
+    yield (
+        _KEY_OPERATIONS,
+        [({"workspace": w, "integration": name, "op": op}, n) for w, name, op, n in snapshot.key_operations],
+    )
     yield _QUEUE_DEPTH, [({"queue": q.queue, "state": q.state}, q.count) for q in snapshot.queue]
     due = [(q.queue, at) for q in snapshot.queue if q.state == "due" and (at := seconds(q.oldest_due_at)) is not None]
     yield _QUEUE_DUE, [({"queue": queue}, at) for queue, at in due]

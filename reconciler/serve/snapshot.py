@@ -18,7 +18,7 @@ from reconciler.model.finding import Severity
 from reconciler.model.job import JobCount
 from reconciler.serve.exposition import integration_lines
 from reconciler.serve.forms import SpecFacts, spec_facts, summary, to_json
-from reconciler.store import deliveries, jobs, journal, runs, shown
+from reconciler.store import deliveries, ingest_keys, jobs, journal, runs, shown
 from reconciler.store.database import Database, Tx
 from reconciler.store.journal import SourceRow
 
@@ -77,6 +77,7 @@ class Snapshot:
     findings: Mapping[Severity, int] = field(default_factory=dict)
     queue: Sequence[JobCount] = ()
     workers: int = 0
+    key_operations: Sequence[tuple[str, str, str, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +241,7 @@ def _snapshot(tx: Tx, now: datetime, before: Snapshot, entries: Mapping[int, Ent
         findings=findings,
         queue=jobs.counts(tx),
         workers=jobs.workers(tx),
+        key_operations=ingest_keys.operations(tx),
     )
 
 

@@ -1,4 +1,4 @@
-"""Keys with which others push to an integration: at most one active and one on its way out. Only hashes are stored."""
+"""Keys with which others push to an integration, two at most that open. Only hashes are stored."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from reconciler.model.clock import from_rfc3339, rfc3339
+from reconciler.model.ids import Ref
+from reconciler.model.state import ActiveKey, KeysSeen
 from reconciler.store.database import Row, Tx
 
 USED_EVERY = timedelta(minutes=1)
@@ -14,6 +16,7 @@ _COLUMNS = (
     " last_used_at"
 )
 State = Literal["active", "retiring", "expired", "revoked"]
+Operation = Literal["create", "regenerate", "revoke"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +68,53 @@ def of_integration(tx: Tx, integration_id: int) -> list[KeyRow]:
     return [_row(row) for row in rows]
 
 
-def current(tx: Tx, integration_id: int, now: datetime) -> KeyRow | None:
-    """The one that is active; the row of its integration is locked, so that of two who replace it one is second."""
+def page(tx: Tx, integration_id: int, before: int | None, limit: int) -> list[tuple[int, KeyRow]]:
+    """The same, each with its place in that order; those after the place `before`."""
+    sql = f"SELECT {_COLUMNS}, id FROM ingest_key WHERE integration_id = :i AND id < :b ORDER BY id DESC LIMIT :n"
+    rows = tx.all(sql, i=integration_id, b=before if before is not None else 2**62, n=limit)
+    return [(int(row[-1]), KeyRow(*row[:-1])) for row in rows]
+
+
+def opening(tx: Tx, integration_id: int, now: datetime) -> list[KeyRow]:
+    """Those that open; the row of their integration is locked, so that of two who change them one is second."""
     tx.execute("UPDATE integration SET updated_at = updated_at WHERE id = :i", {"i": integration_id})
-    return next((k for k in of_integration(tx, integration_id) if k.state(now) == "active"), None)
+    return [key for key in of_integration(tx, integration_id) if key.opens(now)]
 
 
-def replace_all(tx: Tx, new: KeyRow, valid_until: str | None) -> None:
-    """`new` from now on; the active one ends at `valid_until`, or now; what was on its way out ends now."""
-    at = new.created_at
+def retire(tx: Tx, key_id: str, valid_until: str) -> None:
+    tx.execute("UPDATE ingest_key SET valid_until = :u WHERE key_id = :k", {"u": valid_until, "k": key_id})
+
+
+def count(tx: Tx, integration_id: int, op: Operation) -> None:
     tx.execute(
-        "UPDATE ingest_key SET revoked_at = :at WHERE integration_id = :i AND revoked_at IS NULL"
-        " AND (valid_until IS NOT NULL OR CAST(:until AS TEXT) IS NULL)",
-        {"at": at, "i": new.integration_id, "until": valid_until},
+        "INSERT INTO ingest_key_operation (integration_id, op, count) VALUES (:i, :o, 1)"
+        " ON CONFLICT (integration_id, op) DO UPDATE SET count = ingest_key_operation.count + 1",
+        {"i": integration_id, "o": op},
     )
-    tx.execute(
-        "UPDATE ingest_key SET valid_until = :until WHERE integration_id = :i AND revoked_at IS NULL",
-        {"until": valid_until, "i": new.integration_id},
+
+
+def operations(tx: Tx) -> list[tuple[str, str, Operation, int]]:
+    """Workspace, name, operation, how often since the integration is known."""
+    rows = tx.all(
+        "SELECT i.workspace, i.name, o.op, o.count FROM ingest_key_operation o JOIN integration i ON i.id = o.integration_id"
+        " WHERE i.removed_at IS NULL ORDER BY i.workspace, i.name, o.op"
     )
-    put(tx, new)
+    return [(row[0], row[1], row[2], int(row[3])) for row in rows]
+
+
+def seen(tx: Tx) -> KeysSeen:
+    """The active ones of all integrations, as a plan looks at them."""
+    now, found = tx.now(), dict[Ref, list[ActiveKey]]()
+    columns = ", ".join(f"k.{name.strip()}" for name in _COLUMNS.split(","))
+    rows = tx.all(
+        f"SELECT {columns}, i.workspace, i.name FROM ingest_key k JOIN integration i ON i.id = k.integration_id"
+        " WHERE k.revoked_at IS NULL AND k.valid_until IS NULL AND i.removed_at IS NULL ORDER BY k.id"
+    )
+    for *values, workspace, name in rows:
+        key = KeyRow(*values)
+        if key.state(now) == "active":
+            found.setdefault(Ref(workspace, name), []).append(ActiveKey(key.key_id, from_rfc3339(key.created_at)))
+    return KeysSeen(now, {ref: tuple(keys) for ref, keys in found.items()})
 
 
 def revoke(tx: Tx, integration_id: int, key_id: str, at: str) -> bool:

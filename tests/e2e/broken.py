@@ -178,7 +178,7 @@ def plan(stage: Stage) -> Plan:
     """What `reconciler plan` shows beside the daemon."""
     applied = applied_state(stage.state / "reconciler.db")
     assert applied is not None
-    return Offline(stage.repo).plan_against(applied[0], "main", applied[1])
+    return Offline(stage.repo).plan_against(applied, "main")
 
 
 def planned(stage: Stage) -> set[Action]:

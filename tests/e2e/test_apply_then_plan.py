@@ -91,7 +91,7 @@ async def test_apply_then_plan_is_empty(case: Case, remote: Any, tmp_path: Path)
         await daemon.stop()
     applied = applied_state(tmp_path / "state" / "reconciler.db")
     assert applied is not None
-    plan = Offline(repo).plan_against(applied[0], "main", applied[1])
+    plan = Offline(repo).plan_against(applied, "main")
     assert (exit_code(plan), plan.unchanged) == (0, 1), text(plan)
 
 

@@ -313,6 +313,50 @@ async def test_a_new_key_takes_the_place_of_the_old(stage: Stage, capsys: pytest
 
 
 @pytest.mark.asyncio
+async def test_two_senders_have_a_key_each(stage: Stage) -> None:
+    async with served(stage) as erp:
+        edits = await token(erp.running, Permission.INTEGRATION_EDIT, Permission.INTEGRATION_VIEW)
+        admin, keys = await token(erp.running, Permission.ADMIN), "/v1/integrations/erp/api-keys"
+        until = (SystemClock().now() + timedelta(days=1)).isoformat()
+        wanted = {**edits, "idempotency-key": "shop"}
+        made = await erp.client.post(keys, headers=wanted, json={"label": "shop", "expires_at": until})
+        shop = NewIngestKey.model_validate(made.json(), strict=False)
+        assert (made.status_code, shop.label, shop.state, shop.previous) == (201, "shop", "active", None)
+        assert shop.key is not None
+        again = await erp.client.post(keys, headers=wanted, json={"label": "shop", "expires_at": until})
+        assert (again.status_code, again.json()["key"], again.json()["key_id"]) == (201, None, shop.key_id)
+        for key in (erp.key, shop.key):
+            assert (await Pusher(erp.running, erp.client, key).call("GET", "/ping")).status_code == 200
+        third = await erp.client.post(keys, headers=edits)
+        assert (third.status_code, third.json()["code"]) == (409, "key-limit")
+        over = await erp.client.post(keys, headers=edits, json={"expires_at": "2020-01-01T00:00:00Z"})
+        assert over.status_code == 409
+        first = (await erp.client.get(f"{keys}?limit=1", headers=edits)).json()
+        rest = (await erp.client.get(f"{keys}?cursor={first['next_cursor']}", headers=edits)).json()
+        assert [key["label"] for key in first["data"] + rest["data"]] == ["shop", ""]
+        assert (first["has_more"], rest["has_more"], rest["next_cursor"]) == (True, False, None)
+        regenerate = "/v1/integrations/erp/regenerate-key"
+        unnamed = await erp.client.post(regenerate, headers=edits)
+        assert (unnamed.status_code, shop.key_id in unnamed.json()["detail"]) == (409, True)
+        named = await erp.client.post(regenerate, headers={**edits, "if-match": f'"{shop.key_id}"'})
+        assert (named.status_code, named.json()["previous"]["key_id"], named.json()["label"]) == (
+            200,
+            shop.key_id,
+            "shop",
+        )
+        assert (await erp.call("GET", "/ping")).status_code == 200
+        assert (await erp.client.delete(f"{keys}/{named.json()['key_id']}", headers=edits)).status_code == 204
+        await erp.running.daemon.window.board.reload()
+        metrics = (await erp.client.get("/metrics")).text
+        operations = "reconciler_api_key_operations_total"
+        for op, count in (("create", 1), ("regenerate", 2), ("revoke", 1)):
+            assert f'{operations}{{workspace="it-ops",integration="erp",op="{op}"}} {count}\n' in metrics
+        audit = (await erp.client.get("/v1/audit", headers=admin)).json()["data"]
+        told = [line["detail"]["key_id"] for line in audit if "key_id" in line["detail"] and line["outcome"] == "done"]
+        assert told == [named.json()["key_id"], named.json()["key_id"], shop.key_id]
+
+
+@pytest.mark.asyncio
 async def test_a_viewer_makes_no_keys_and_others_have_none(stage: Stage) -> None:
     with stage.slack:
         stage.manifest("chat", **stage.slack_spec(synchronizations=[]))

@@ -59,7 +59,7 @@ async def test_apply_then_plan_shows_nothing(stage: Stage) -> None:
         await running.until_synced("sn", "chat")
     applied = applied_state(stage.root / "state" / "reconciler.db")
     assert applied is not None
-    plan = Offline(stage.repo).plan_against(applied[0], "main", applied[1])
+    plan = Offline(stage.repo).plan_against(applied, "main")
     assert (plan.actions, plan.unchanged, exit_code(plan)) == ((), 2, 0)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from reconciler.api.ingest import IngestKeys, NewIngestKey, RegenerateRequest
+from reconciler.api.ingest import IngestKey, IngestKeys, NewIngestKey, NewKeyRequest, RegenerateRequest
 from reconciler.api.integrations import IntegrationDetail, IntegrationList, IntegrationStatus, IntegrationSummary
 from reconciler.api.manifests import (
     ChangeShown,
@@ -370,6 +370,43 @@ class AsyncIntegrationsCalls(Group):
             )
         )
 
+    async def create_key(
+        self, ref: str, body: NewKeyRequest | Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
+    ) -> NewIngestKey:
+        """Make one more inbound key. It is shown this once. Two may open at most: 409 `key-limit` where there are
+        two already.
+        """
+        return await self._wire.do(
+            Ask[NewIngestKey](
+                "POST",
+                f"/v1/integrations/{segment(ref)}/api-keys",
+                {201: NewIngestKey},
+                headers={"idempotency-key": idempotency_key or new_key()},
+                body=body,
+            )
+        )
+
+    async def list_keys(self, ref: str, *, limit: int | None = None, cursor: str | None = None) -> IngestKeys:
+        """List inbound keys. The newest first, also those that count no more. No key is ever shown again."""
+        return await self._wire.do(
+            Ask[IngestKeys](
+                "GET",
+                f"/v1/integrations/{segment(ref)}/api-keys",
+                {200: IngestKeys},
+                query={"limit": limit, "cursor": cursor},
+            )
+        )
+
+    async def all_keys(self, ref: str, *, limit: int | None = None) -> AsyncGenerator[IngestKey, None]:
+        """List inbound keys. Every one, page after page."""
+        cursor: str | None = None
+        while True:
+            page = await self.list_keys(ref, limit=limit, cursor=cursor)
+            for one in page.data:
+                yield one
+            if (cursor := page.next_cursor) is None:
+                return
+
     async def regenerate_key(
         self,
         ref: str,
@@ -378,7 +415,7 @@ class AsyncIntegrationsCalls(Group):
         if_match: str | None = None,
         idempotency_key: str | None = None,
     ) -> NewIngestKey:
-        """Make a new inbound key. The new key is shown this once. The old one ends at once, or after
+        """Replace an inbound key. The new key is shown this once. The old one ends at once, or after
         `grace_seconds`; what was on its way out ends.
         """
         return await self._wire.do(
@@ -389,12 +426,6 @@ class AsyncIntegrationsCalls(Group):
                 headers={"if-match": if_match, "idempotency-key": idempotency_key or new_key()},
                 body=body,
             )
-        )
-
-    async def list_keys(self, ref: str) -> IngestKeys:
-        """List inbound keys. The newest first, also those that count no more. No key is ever shown again."""
-        return await self._wire.do(
-            Ask[IngestKeys]("GET", f"/v1/integrations/{segment(ref)}/api-keys", {200: IngestKeys})
         )
 
     async def revoke_key(self, ref: str, key_id: str, *, idempotency_key: str | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from reconciler.api.ingest import IngestKeys, NewIngestKey, RegenerateRequest
+from reconciler.api.ingest import IngestKey, IngestKeys, NewIngestKey, NewKeyRequest, RegenerateRequest
 from reconciler.api.integrations import IntegrationDetail, IntegrationList, IntegrationStatus, IntegrationSummary
 from reconciler.api.manifests import (
     ChangeShown,
@@ -366,6 +366,42 @@ class IntegrationsCalls(Group):
             )
         )
 
+    def create_key(
+        self, ref: str, body: NewKeyRequest | Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
+    ) -> NewIngestKey:
+        """Make one more inbound key. It is shown this once. Two may open at most: 409 `key-limit` where there are
+        two already.
+        """
+        return self._wire.do(
+            Ask[NewIngestKey](
+                "POST",
+                f"/v1/integrations/{segment(ref)}/api-keys",
+                {201: NewIngestKey},
+                headers={"idempotency-key": idempotency_key or new_key()},
+                body=body,
+            )
+        )
+
+    def list_keys(self, ref: str, *, limit: int | None = None, cursor: str | None = None) -> IngestKeys:
+        """List inbound keys. The newest first, also those that count no more. No key is ever shown again."""
+        return self._wire.do(
+            Ask[IngestKeys](
+                "GET",
+                f"/v1/integrations/{segment(ref)}/api-keys",
+                {200: IngestKeys},
+                query={"limit": limit, "cursor": cursor},
+            )
+        )
+
+    def all_keys(self, ref: str, *, limit: int | None = None) -> Generator[IngestKey, None, None]:
+        """List inbound keys. Every one, page after page."""
+        cursor: str | None = None
+        while True:
+            page = self.list_keys(ref, limit=limit, cursor=cursor)
+            yield from page.data
+            if (cursor := page.next_cursor) is None:
+                return
+
     def regenerate_key(
         self,
         ref: str,
@@ -374,7 +410,7 @@ class IntegrationsCalls(Group):
         if_match: str | None = None,
         idempotency_key: str | None = None,
     ) -> NewIngestKey:
-        """Make a new inbound key. The new key is shown this once. The old one ends at once, or after
+        """Replace an inbound key. The new key is shown this once. The old one ends at once, or after
         `grace_seconds`; what was on its way out ends.
         """
         return self._wire.do(
@@ -386,10 +422,6 @@ class IntegrationsCalls(Group):
                 body=body,
             )
         )
-
-    def list_keys(self, ref: str) -> IngestKeys:
-        """List inbound keys. The newest first, also those that count no more. No key is ever shown again."""
-        return self._wire.do(Ask[IngestKeys]("GET", f"/v1/integrations/{segment(ref)}/api-keys", {200: IngestKeys}))
 
     def revoke_key(self, ref: str, key_id: str, *, idempotency_key: str | None = None) -> None:
         """Revoke an inbound key. From the next request on."""

@@ -1,33 +1,51 @@
-"""Keys with which others push to an integration: show them, replace one, end one."""
+"""Keys with which others push to an integration: make one, show them, replace one, end one."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
-from reconciler.api.ingest import IngestKeys, NewIngestKey, RegenerateRequest
+from reconciler.api.ingest import IngestKeys, NewIngestKey, NewKeyRequest, RegenerateRequest
+from reconciler.api.paging import Paging
 from reconciler.api.problem import problems
 from reconciler.control import push_keys
 from reconciler.control.carried import OrderError
-from reconciler.control.push_keys import KeyWish, MadeKey, OtherKeyError, Rotation
+from reconciler.control.push_keys import KeyLimitError, KeyWish, MadeKey, OtherKeyError
 from reconciler.model.access import Operation
-from reconciler.model.clock import rfc3339
-from reconciler.serve.forms import to_json
-from reconciler.serve.once import Done, Edits
+from reconciler.model.clock import from_rfc3339, rfc3339
+from reconciler.model.ingest_key import Rotation
+from reconciler.serve.once import Done, Edits, Mutation
+from reconciler.serve.paging import answer, cut, number_of
 from reconciler.serve.parts import RefPath, TheParts, ViewedEntry, entry_for, row_of
 from reconciler.serve.problem import ProblemError
+from reconciler.serve.snapshot import Entry
 from reconciler.store import ingest_keys
 from reconciler.store.database import Tx
 from reconciler.store.ingest_keys import KeyRow
 
 router = APIRouter(prefix="/v1", tags=["keys"])
-MOST = 100
+
+
+@router.post(
+    "/integrations/{ref}/api-keys",
+    summary="Make one more inbound key",
+    status_code=201,
+    responses={201: {"model": NewIngestKey}, **problems(404, 409, 422)},
+    response_class=Response,
+)
+async def create_key(mutation: Edits, ref: RefPath, body: NewKeyRequest | None = None) -> Response:
+    """It is shown this once. Two may open at most: 409 `key-limit` where there are two already."""
+    entry, wish = await entry_for(mutation.parts, mutation.caller, ref), _wish(mutation, body or NewKeyRequest())
+    mutation.refuse_operation(Operation.REGENERATE_KEY)
+    now = mutation.parts.clock.now()
+    return await _shown_once(mutation, entry, 201, lambda tx: push_keys.create(tx, row_of(tx, entry), wish, now))
 
 
 @router.post(
     "/integrations/{ref}/regenerate-key",
-    summary="Make a new inbound key",
+    summary="Replace an inbound key",
     responses={200: {"model": NewIngestKey}, **problems(404, 409, 412, 422)},
     response_class=Response,
 )
@@ -36,30 +54,42 @@ async def regenerate_key(
     ref: RefPath,
     body: RegenerateRequest | None = None,
     if_match: Annotated[
-        str | None, Header(description='`"<key_id>"` of the key to be replaced: 412 where it is another one by now.')
+        str | None,
+        Header(
+            description='`"<key_id>"` of the key to be replaced: 412 where it is active no more. Needed where two are active.'
+        ),
     ] = None,
 ) -> Response:
     """The new key is shown this once. The old one ends at once, or after `grace_seconds`; what was on its way out ends."""
     entry, wanted = await entry_for(mutation.parts, mutation.caller, ref), body or RegenerateRequest()
     mutation.refuse_operation(Operation.REGENERATE_KEY)
-    now = mutation.parts.clock.now()
-    wish = KeyWish(
-        by=mutation.caller.name,
-        grace=timedelta(seconds=wanted.grace_seconds) if wanted.grace_seconds is not None else None,
-        label=wanted.label,
-        expires_at=wanted.expires_at,
-        instead_of=if_match.strip().strip('"') if if_match is not None else None,
-    )
+    now, wish = mutation.parts.clock.now(), _wish(mutation, wanted)
+    grace = timedelta(seconds=wanted.grace_seconds) if wanted.grace_seconds is not None else None
+    instead_of = if_match.strip().strip('"') if if_match is not None else None
 
+    def make(tx: Tx) -> MadeKey:
+        return push_keys.regenerate(tx, row_of(tx, entry), wish, now, grace=grace, instead_of=instead_of)
+
+    return await _shown_once(mutation, entry, 200, make)
+
+
+def _wish(mutation: Mutation, wanted: NewKeyRequest) -> KeyWish:
+    return KeyWish(by=mutation.caller.name, label=wanted.label, expires_at=wanted.expires_at)
+
+
+async def _shown_once(mutation: Mutation, entry: Entry, status: int, make: Callable[[Tx], MadeKey]) -> Response:
     def do(tx: Tx) -> Done:
         try:
-            made = push_keys.regenerate(tx, row_of(tx, entry), wish, now)
+            made = make(tx)
         except OtherKeyError as error:
             raise ProblemError(412, "precondition", str(error)) from None
+        except KeyLimitError as error:
+            raise ProblemError(409, "key-limit", str(error)) from None
         except OrderError as error:
             raise ProblemError(409, "refused", str(error)) from None
         return Done(
             body=_made(made),
+            status=status,
             once={"key": made.new.clear.reveal()},
             workspace=entry.workspace,
             target=entry.public_id,
@@ -91,20 +121,21 @@ def _made(made: MadeKey) -> dict[str, Any]:
 @router.get(
     "/integrations/{ref}/api-keys",
     summary="List inbound keys",
-    responses={200: {"model": IngestKeys}, **problems(404, 409)},
+    responses={200: {"model": IngestKeys}, **problems(400, 404, 409)},
     response_class=Response,
 )
-async def list_keys(parts: TheParts, entry: ViewedEntry) -> Response:
+async def list_keys(parts: TheParts, entry: ViewedEntry, query: Annotated[Paging, Query()]) -> Response:
     """The newest first, also those that count no more. No key is ever shown again."""
+    before, most = number_of(query.cursor), query.limit + 1
     found, rotation = await parts.database.read(
-        lambda tx: (ingest_keys.of_integration(tx, entry.id), push_keys.rotation_of(tx, entry.id))
+        lambda tx: (ingest_keys.page(tx, entry.id, before, most), push_keys.rotation_of(tx, entry.id))
     )
-    now = parts.clock.now()
-    shown = [_key(key, key.state(now), rotation) for key in found[:MOST]]
-    return Response(to_json({"data": shown}), media_type="application/json")
+    listed, now = cut(found, query.limit, lambda row: (row[0],)), parts.clock.now()
+    return answer([_key(key, key.state(now), rotation) for _, key in listed.rows], listed.place)
 
 
 def _key(key: KeyRow, state: str, rotation: Rotation) -> dict[str, Any]:
+    due_at = rotation.due_at(from_rfc3339(key.created_at)) if state == "active" else None
     return {
         "key_id": key.key_id,
         "label": key.label,
@@ -115,7 +146,7 @@ def _key(key: KeyRow, state: str, rotation: Rotation) -> dict[str, Any]:
         "last_used_at": key.last_used_at,
         "expires_at": key.expires_at,
         "valid_until": key.valid_until,
-        "rotation_due_at": rotation.due_at(key) if state == "active" else None,
+        "rotation_due_at": rfc3339(due_at) if due_at else None,
     }
 
 

@@ -82,6 +82,7 @@ TABLE = {
     "resume_integration": EDIT,
     "rotate_credentials": Asks(P.INTEGRATION_EDIT, OP.ROTATE),
     "begin_authorization": Asks(P.INTEGRATION_EDIT, OP.AUTHORIZE),
+    "create_key": KEY,
     "regenerate_key": KEY,
     "revoke_key": KEY,
     "roll_back_dataset": Asks(P.INTEGRATION_EDIT, OP.ROLLBACK, {"version": 1}),

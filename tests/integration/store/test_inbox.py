@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 
 from reconciler.control import push_keys
-from reconciler.control.push_keys import KeyWish, MadeKey, OtherKeyError
+from reconciler.control.carried import OrderError
+from reconciler.control.push_keys import KeyLimitError, KeyWish, MadeKey, OtherKeyError
 from reconciler.control.stranded import Stranded
 from reconciler.model.access import hash_of
 from reconciler.model.clock import rfc3339
@@ -164,8 +165,8 @@ def _key_row(tx: Tx, name: str = "desk") -> IntegrationRow:
     return row
 
 
-def _regenerate(tx: Tx, wish: KeyWish, now: datetime) -> MadeKey:
-    return push_keys.regenerate(tx, _key_row(tx), wish, now)
+def _regenerate(tx: Tx, now: datetime, grace: timedelta, instead_of: str | None = None) -> MadeKey:
+    return push_keys.regenerate(tx, _key_row(tx), KeyWish(by="ada"), now, grace=grace, instead_of=instead_of)
 
 
 @pytest.fixture
@@ -178,8 +179,8 @@ def pushes(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_there_are_two_keys_at_most(up: World) -> None:
     states = []
     for step, grace in enumerate((0, 60, 60, 0)):
-        now, wish = NOW + timedelta(seconds=step), KeyWish(by="ada", grace=timedelta(seconds=grace))
-        await up.db.write(partial(_regenerate, wish=wish, now=now))
+        now = NOW + timedelta(seconds=step)
+        await up.db.write(partial(_regenerate, now=now, grace=timedelta(seconds=grace)))
         keys = await up.read(lambda tx: ingest_keys.of_integration(tx, _key_row(tx).id))
         states.append([key.state(now) for key in keys])
     assert states == [
@@ -193,16 +194,48 @@ async def test_there_are_two_keys_at_most(up: World) -> None:
 @pytest.mark.usefixtures("pushes")
 async def test_of_two_who_replace_a_key_at_once_one_is_second(up: World) -> None:
     first = await up.db.write(lambda tx: push_keys.regenerate(tx, _key_row(tx), KeyWish(by="ada"), NOW))
-    wish = KeyWish(by="bob", instead_of=first.row.key_id)
+    replace = partial(push_keys.regenerate, wish=KeyWish(by="bob"), now=NOW, instead_of=first.row.key_id)
 
     async def ask() -> bool:
         try:
-            await up.db.write(lambda tx: push_keys.regenerate(tx, _key_row(tx), wish, NOW))
+            await up.db.write(lambda tx: replace(tx, _key_row(tx)))
         except OtherKeyError:
             return False
         return True
 
     assert sorted(await asyncio.gather(*(ask() for _ in range(4)))) == [False, False, False, True]
+
+
+@pytest.mark.usefixtures("pushes")
+async def test_two_keys_may_be_active_and_each_is_replaced_by_name(up: World) -> None:
+    erp = await up.db.write(lambda tx: push_keys.create(tx, _key_row(tx), KeyWish(by="ada", label="erp"), NOW))
+    shop = await up.db.write(lambda tx: push_keys.create(tx, _key_row(tx), KeyWish(by="ada", label="shop"), NOW))
+
+    async def states() -> dict[str, str]:
+        keys = await up.read(lambda tx: ingest_keys.of_integration(tx, _key_row(tx).id))
+        return {key.key_id: key.state(NOW) for key in keys}
+
+    assert await states() == {shop.row.key_id: "active", erp.row.key_id: "active"}
+    with pytest.raises(KeyLimitError, match="2 keys open"):
+        await up.db.write(lambda tx: push_keys.create(tx, _key_row(tx), KeyWish(by="ada"), NOW))
+    with pytest.raises(OrderError, match="say which"):
+        await up.db.write(partial(_regenerate, now=NOW, grace=timedelta()))
+    with pytest.raises(KeyLimitError, match="three keys"):
+        await up.db.write(partial(_regenerate, now=NOW, grace=timedelta(hours=1), instead_of=erp.row.key_id))
+    new = await up.db.write(partial(_regenerate, now=NOW, grace=timedelta(), instead_of=erp.row.key_id))
+    assert await states() == {new.row.key_id: "active", shop.row.key_id: "active", erp.row.key_id: "revoked"}
+    assert await up.db.write(lambda tx: push_keys.revoke(tx, _key_row(tx), shop.row.key_id, "ada", NOW))
+    counted = await up.read(ingest_keys.operations)
+    assert counted == [(WORKSPACE, "desk", *one) for one in (("create", 2), ("regenerate", 1), ("revoke", 1))]
+    seen = await up.read(ingest_keys.seen)
+    assert [key.key_id for key in seen.active[Ref(WORKSPACE, "desk")]] == [new.row.key_id]
+
+
+@pytest.mark.usefixtures("pushes")
+async def test_a_key_that_would_open_nothing_is_not_made(up: World) -> None:
+    wish = KeyWish(by="ada", expires_at=NOW - timedelta(seconds=1))
+    with pytest.raises(OrderError, match="expires_at is over"):
+        await up.db.write(lambda tx: push_keys.create(tx, _key_row(tx), wish, NOW))
 
 
 @pytest.mark.usefixtures("pushes")

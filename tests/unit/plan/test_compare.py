@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from reconciler.model.finding import Code, Finding, Severity
 from reconciler.model.ids import Ref
-from reconciler.model.plan import Action, Block, Plan, PlannedAction, Risk
+from reconciler.model.plan import Action, Block, Due, DueCode, Plan, PlannedAction, Risk
 from reconciler.model.secret import Unresolved
 from reconciler.model.state import DesiredIntegration, DesiredState, ObservedIntegration, ObservedState
 from reconciler.model.tree import decode_tree, encode_tree
@@ -259,7 +260,8 @@ def _example() -> Plan:
         desired("desk", _secret("d2") | {"config": {"url": "https://b"}}), desired("new", {"display_name": "N"}),
         findings=(Finding("a.yaml", 3, 5, Code.INVALID_VALUE, "odd", "mend it", Severity.WARNING),), revision="head1234567890",
     )  # fmt: skip
-    return compare(head, before)
+    due = Due(Ref(WORKSPACE, "new"), DueCode.CREATE_KEY, "create api key", "reconciler key create it-ops/new")
+    return replace(compare(head, before), dues=(due,))
 
 
 @pytest.mark.parametrize(("output", "suffix"), [("text", "txt"), ("json", "json"), ("markdown", "md")])
