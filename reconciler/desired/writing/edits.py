@@ -83,20 +83,21 @@ class Desk:
         if standing is None:
             return self._created(now.snapshot, edit) if isinstance(edit, Put) else {}
         try:
-            return {standing.file: self._changed(now.snapshot, standing, edit)}
+            return {standing.file: self._changed(now, standing, edit)}
         except LayoutError as error:
             message = f"{standing.file}: {error.message}"
             raise WriteError(WriteFault.LAYOUT, message, "or make this change by a commit") from None
         except SopsError as error:
             raise _unsealed(standing.file, error) from None
 
-    def _changed(self, snapshot: Snapshot, standing: Standing, edit: Edit) -> bytes | None:
-        text = snapshot.read(standing.file).decode("utf-8")
+    def _changed(self, now: Validated, standing: Standing, edit: Edit) -> bytes | None:
+        text = now.snapshot.read(standing.file).decode("utf-8")
         mark, text = (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
         if isinstance(edit, Remove):
             shorter = self.sealer.removed(text, standing.index)
             return (mark + shorter).encode() if shorter else None
-        wanted = wanted_tree(standing.tree, edit)
+        _, defaults = now.workspaces.get(edit.ref.workspace, (None, {}))
+        wanted = wanted_tree(standing.tree, edit, defaults)
         self._check_secrets(wanted)
         return (mark + self.sealer.changed(text, standing.file, standing.index, wanted)).encode()
 

@@ -26,11 +26,11 @@ _LONGEST_KEY = 500
 _PARTS = frozenset({"apiVersion", "kind", "metadata", "spec"})
 
 
-def wanted_tree(now: Tree | None, edit: Put | Patch) -> Tree:
-    """Raises WriteError with every place that is wrong."""
+def wanted_tree(now: Tree | None, edit: Put | Patch, defaults: Mapping[str, Any] | None = None) -> Tree:
+    """`defaults`: what a spec has of its workspace. Raises WriteError with every place that is wrong."""
     sent = dict(edit.manifest if isinstance(edit, Put) else edit.patch)
     _refuse(_misplaced(sent))
-    tree = _put(now, sent, edit.ref) if isinstance(edit, Put) else _patched(now or {}, sent)
+    tree = _put(now, sent, edit.ref, defaults or {}) if isinstance(edit, Put) else _patched(now or {}, sent)
     problems: list[Pointed] = []
     wanted: Tree = _unmasked(tree, now if now is not None else _NOTHING, (), problems)
     problems += _renamed(wanted, edit.ref)
@@ -38,7 +38,7 @@ def wanted_tree(now: Tree | None, edit: Put | Patch) -> Tree:
     return wanted
 
 
-def _put(now: Tree | None, sent: Tree, ref: Ref) -> Tree:
+def _put(now: Tree | None, sent: Tree, ref: Ref, defaults: Mapping[str, Any]) -> Tree:
     """In the order of the file that is there, else in the usual one."""
     before = now or {}
     old = before.get("metadata") if isinstance(before.get("metadata"), dict) else {}
@@ -53,9 +53,23 @@ def _put(now: Tree | None, sent: Tree, ref: Ref) -> Tree:
         "apiVersion": sent.get("apiVersion", before.get("apiVersion", API_VERSION)),
         "kind": sent.get("kind", before.get("kind", "Integration")),
         "metadata": metadata,
-        "spec": sent.get("spec", {}),
+        "spec": _own(sent.get("spec", {}), before.get("spec"), defaults) if now is not None else sent.get("spec", {}),
     }
     return {**tree, BLOCK: before[BLOCK]} if BLOCK in before else tree
+
+
+def _own(sent: Any, now: Any, inherited: Any) -> Any:
+    """Without what the manifest did not say itself and was only shown with: it still goes with its workspace."""
+    if not isinstance(sent, dict) or not isinstance(inherited, Mapping):
+        return sent
+    said = now if isinstance(now, dict) else {}
+    result = {}
+    for key, value in sent.items():
+        if key in said or key not in inherited:
+            result[key] = _own(value, said.get(key), inherited.get(key))
+        elif not same(value, inherited[key]):
+            result[key] = _own(value, None, inherited[key])
+    return result
 
 
 def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:

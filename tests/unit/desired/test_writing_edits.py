@@ -42,6 +42,31 @@ def test_putting_back_what_is_there_changes_nothing() -> None:
     assert edited.contents == {}
 
 
+def test_what_is_the_workspaces_stays_the_workspaces() -> None:
+    defaults = "{drift: {mode: detect}, sync: {every: 1h, jitter: 5m}, objectives: {freshness: 3h}}"
+    workspace = f"""
+apiVersion: reconciler.dev/v1
+kind: Workspace
+metadata: {{name: default}}
+spec: {{defaults: {defaults}}}
+"""
+    own = desk() + "  sync: {every: 2h}\n"
+    shown = {
+        "config": {"url": "https://desk.test"},
+        "drift": {"mode": "detect"},
+        "sync": {"every": "2h", "jitter": "5m"},
+        "objectives": {"freshness": "3h"},
+    }
+    bench = Bench({"w.yaml": workspace, "x.yaml": own})
+    assert bench.edited(Put(A, {"metadata": {"name": "a"}, "spec": spec(**shown)})).contents == {}
+    changed = {**shown, "drift": {"mode": "off"}, "sync": {"every": "2h", "jitter": "5m", "timeout": "9m"}}
+    text = bench.only(Put(A, {"metadata": {"name": "a"}, "spec": spec(**changed)}))
+    for said in ("timeout: 9m", "every: 2h", "mode: off"):
+        assert said in text.replace('"', "")
+    assert "jitter" not in text
+    assert "objectives" not in text
+
+
 def test_annotations_that_are_not_named_stay() -> None:
     noted = desk().replace("{name: a, workspace: default}", "{name: a, annotations: {by: ada, why: x}}")
     put = Put(
