@@ -194,5 +194,5 @@ async def _unforeseen(request: Request, _: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    problem = ProblemError(503, "store-unavailable", str(error))
+    problem = ProblemError(503, "store-unavailable", str(error), headers={"retry-after": "5"})
     return problem_response(problem, request.scope["request_id"])

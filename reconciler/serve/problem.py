@@ -78,8 +78,11 @@ def faulty(status: int, code: str, errors: Sequence[Mapping[str, str]]) -> Probl
 
 
 UNFORESEEN = ProblemError(500, "internal", "the request failed; the daemon's log has its request id")
-_TOO_SLOW = ProblemError(503, "timed-out", "there was no answer in time; the daemon is overloaded or its store hangs")
-_STOPPING = ProblemError(503, "stopping", "the daemon is being stopped; ask again when it has started")
+_LATER = {"retry-after": "5"}
+_TOO_SLOW = ProblemError(
+    503, "timed-out", "there was no answer in time; the daemon is overloaded or its store hangs", headers=_LATER
+)
+_STOPPING = ProblemError(503, "stopping", "the daemon is being stopped; ask again when it has started", headers=_LATER)
 
 
 def _nothing(_: Scope) -> Headers:

@@ -236,6 +236,7 @@ async def test_a_store_out_of_order_is_503(installation: Installation, monkeypat
         answer = await client.get("/v1/integrations")
     assert answer.status_code == 503
     assert problem(answer)["code"] == "store-unavailable"
+    assert answer.headers["retry-after"] == "5"
 
 
 async def test_health_and_readiness(installation: Installation) -> None:
