@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -175,6 +175,9 @@ class Rate(Written):
         return value
 
 
+Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.-]+(:[0-9]{1,5})?$", max_length=300)]
+
+
 class Api(Written):
     """What callers of the API may ask of the daemon, whatever their tokens say."""
 
@@ -182,6 +185,7 @@ class Api(Written):
     max_body: int = Field(2**20, ge=1024, le=64 * 2**20, description="Bytes of one request.")
     timeout: Duration = Field(timedelta(minutes=1), description="For one request, its body and its answer.")
     trusted_proxies: tuple[str, ...] = Field((), description="Addresses or CIDRs whose X-Forwarded-For is believed.")
+    cors: tuple[Origin, ...] = Field((), description="Origins of web pages that may call the API; none unless set.")
     reserved: tuple[str, ...] = Field(
         (), description="Fields of manifests, as JSON pointers with * and **, and operations that need `admin`."
     )

@@ -41,6 +41,7 @@ class Doorway:
     tls: CertificateFiles | None
     max_body: int
     timeout: timedelta
+    origins: tuple[str, ...] = ()
     clients: tuple[HttpClient, ...] = ()
 
     async def close(self) -> None:
@@ -68,6 +69,7 @@ def doorway(settings: Settings, clock: Clock, redactor: Redactor, observe: Calla
         tls=certificate_files(settings),
         max_body=api.max_body,
         timeout=api.timeout,
+        origins=api.cors,
         clients=clients,
     )
 

@@ -50,6 +50,7 @@ class Window:
                 hosts=LOOPBACK | door.hosts if is_loopback(listen) else None,
                 patience=door.timeout,
                 max_body=door.max_body,
+                origins=door.origins,
             )
             if listen
             else None

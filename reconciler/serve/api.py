@@ -1,8 +1,8 @@
 """The HTTP side of the daemon, put together: the routes, what errors become, and the envelope around all.
 
 What is under `/v1` wants a token and shows what the token's workspace has; metrics, health and the API's description do not.
-Nothing secret is ever shown. CORS is off. Not done here: TLS, which `server` does, and what a route does, which is in
-`routes`.
+Nothing secret is ever shown. CORS is off unless origins are named. Not done here: TLS, which `server` does, and what a
+route does, which is in `routes`.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
@@ -86,12 +87,28 @@ def make_app(
     hosts: frozenset[str] | None = LOOPBACK,
     patience: timedelta = PATIENCE,
     max_body: int = MAX_BODY,
+    origins: Sequence[str] = (),
 ) -> ASGIApp:
-    """The application for `Server`; the rest is for `Envelope`."""
+    """The application for `Server`. `origins` of web pages may call it (CORS); the rest is for `Envelope`."""
     app = make_routes()
     app.state.parts = parts
     app.state.gatekeeper = gatekeeper = Gatekeeper(parts)
-    return Envelope(_Ahead(app), hosts=hosts, patience=patience, max_body=max_body, said=gatekeeper.said)
+    called = _for_pages(_Ahead(app), origins) if origins else _Ahead(app)
+    return Envelope(called, hosts=hosts, patience=patience, max_body=max_body, said=gatekeeper.said)
+
+
+def _for_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Their tokens come in a header, as anybody's: a browser's own credentials are never asked for."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+        allow_headers=("authorization", "content-type", "idempotency-key", "if-match", "last-event-id", "x-request-id"),
+        expose_headers=(
+            "etag", "location", "x-request-id", "retry-after", "idempotent-replayed",
+            "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset",
+        ),
+    )  # fmt: skip
 
 
 class _Ahead:
@@ -113,6 +130,8 @@ class _Ahead:
             response = await integrations.list_integrations(request)
         except StoreError as error:
             response = await _unavailable(request, error)
+        except ProblemError as problem:
+            response = await _told(request, problem)
         await response(scope, receive, send)
 
 

@@ -1,7 +1,7 @@
 """A small installation in a real store, filled through the store's own functions, and the web side served on loopback."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -169,6 +169,7 @@ class Installation:
         hosts: frozenset[str] | None = LOOPBACK,
         tls: CertificateFiles | None = None,
         max_body: int = MAX_BODY,
+        origins: Sequence[str] = (),
     ) -> Server:
         health = Health(self.database, self.clock, self.checks)
         admission = Admission(self.database, self.clock, self.terms)
@@ -184,7 +185,7 @@ class Installation:
             ports=self.ports,
             streams=streams,
         )
-        app = make_app(parts, hosts=hosts, max_body=max_body)
+        app = make_app(parts, hosts=hosts, max_body=max_body, origins=origins)
         return Server("127.0.0.1:0", app, patience, tls=tls, max_body=max_body, ending=streams.end)
 
     @asynccontextmanager

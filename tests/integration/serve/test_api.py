@@ -169,6 +169,37 @@ async def test_refusals(installation: Installation, method: str, path: str, stat
         assert method not in allowed
 
 
+async def test_pages_of_named_origins_may_call_and_no_others(installation: Installation) -> None:
+    server = installation.server(origins=("https://portal.example.org",))
+    await server.start()
+    try:
+        bearer = {"authorization": f"Bearer {installation.token}"}
+        async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
+            asked = {
+                "access-control-request-method": "PATCH",
+                "access-control-request-headers": "authorization,if-match",
+            }
+            portal, evil = {"origin": "https://portal.example.org"}, {"origin": "https://evil.example"}
+            before = await client.options("/v1/integrations/sn", headers={**portal, **asked})
+            refused = await client.options("/v1/integrations/sn", headers={**evil, **asked})
+            answer = await client.get("/v1/integrations", headers={**portal, **bearer})
+            wrong = await client.get("/v1/integrations", headers=portal)
+            other = await client.get("/v1/integrations", headers={**evil, **bearer})
+    finally:
+        await server.stop()
+    allowed = "access-control-allow-origin"
+    assert (before.status_code, before.headers[allowed]) == (200, "https://portal.example.org")
+    assert "PATCH" in before.headers["access-control-allow-methods"]
+    assert (answer.status_code, answer.headers[allowed], answer.headers["vary"]) == (200, portal["origin"], "Origin")
+    assert "etag" in answer.headers["access-control-expose-headers"].lower()
+    assert (wrong.status_code, wrong.headers[allowed]) == (401, portal["origin"])
+    assert refused.status_code == 400
+    assert not any(allowed in one.headers for one in (refused, other))
+    for one in (before, refused, answer, wrong, other):
+        assert one.headers["x-content-type-options"] == "nosniff"
+        assert "access-control-allow-credentials" not in one.headers
+
+
 async def test_headers_request_ids_and_head(installation: Installation) -> None:
     async with installation.client() as client:
         answer = await client.head("/v1/integrations", headers={"x-request-id": "trace-1"})
