@@ -13,6 +13,7 @@ import pytest
 from reconciler.model.access import Grant, Operation, Permission
 from reconciler.serve.admission import Terms
 from reconciler.serve.api import make_routes
+from reconciler.store import requests
 from tests.integration.serve.installation import Installation, Wish, want
 
 P, G, OP = Permission, Grant, Operation
@@ -112,6 +113,8 @@ TABLE = {
     "list_audit": Asks(P.ADMIN),
     "whoami": Asks(None),
 }
+READS = {"filter_events", "make_plan"}
+"""With a body, and they change nothing."""
 SIGNED = {
     "take_webhook": "test_inbound",
     "push_events_in": "test_ingest",
@@ -193,6 +196,20 @@ async def test_every_other_permission_is_not_enough(filled: Installation) -> Non
     assert found == wanted
 
 
+async def test_every_change_that_is_refused_is_in_the_audit(filled: Installation) -> None:
+    told, wanted = operations(), []
+    async with filled.client(token="") as client:
+        door = Door(filled, client)
+        for name, asks in TABLE.items():
+            if told[name][0] == "GET" or name in READS:
+                continue
+            wanted.append((" ".join(told[name]), 403))
+            lacking = {asks.needs, P.INTEGRATION_SYNC if asks.needs is G.SYNC else asks.needs}
+            await door.call(name, await door.token(*(EVERY - lacking)), "shut", json=asks.body)
+    lines = await filled.database.read(lambda tx: requests.audit(tx, "default", limit=100))
+    assert sorted((line.action, line.status) for line in lines) == sorted(wanted)
+
+
 async def test_the_permission_or_the_grant_alone_is_enough(filled: Installation) -> None:
     """Whatever is wrong then, it is not the caller."""
     async with filled.client(token="") as client:
@@ -217,7 +234,4 @@ async def test_what_is_reserved_wants_admin(filled: Installation) -> None:
     assert found == {name: (403, "reserved", str(asks.reserves)) for name, asks in told.items()}
     assert 403 not in admins.values()
     assert {asks.reserves for asks in told.values()} | {OP.PURGE} == set(Operation)
-    assert {n for n, (method, _) in operations().items() if method != "GET"} <= told.keys() | SIGNED.keys() | {
-        "filter_events",
-        "make_plan",
-    }
+    assert {n for n, (method, _) in operations().items() if method != "GET"} <= told.keys() | SIGNED.keys() | READS
