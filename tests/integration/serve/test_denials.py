@@ -24,8 +24,8 @@ REASON = {"reason": "x"}
 @pytest.fixture
 async def ids(either: Installation) -> dict[str, str]:
     """name -> public id."""
-    await either.change(lambda tx: [connect(tx, i) for i in want(tx, Wish("mine", workspace="it")).values()])
-    await either.change(lambda tx: want(tx, Wish("theirs", workspace="hr")))
+    made = await either.change(lambda tx: want(tx, Wish("mine", workspace="it"), Wish("theirs", workspace="hr")))
+    await either.change(lambda tx: connect(tx, made["mine"]))
     return {entry.name: entry.public_id for entry in (await either.board.current()).entries}
 
 
