@@ -21,7 +21,7 @@ class AuditQuery(Paging):
 
 
 class AuditLine(Shown):
-    """A change that was asked for. `revision`: the commit that it made."""
+    """A change that was asked for. `action`: the call, the command or its order. `revision`: the commit that it made."""
 
     at: datetime
     workspace: str | None

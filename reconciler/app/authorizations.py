@@ -190,14 +190,14 @@ def outcome(tx: Tx, attempt_id: str) -> AuthorizationOutcome:
     row = integrations.get(tx, attempt.integration_id) if attempt else None
     if attempt is None or row is None:
         raise LookupError(attempt_id)
-    if not attempt.step.is_over:
-        is_back = attempt.step is not Step.ASKED
-        said = "what came back was not exchanged yet" if is_back else "nobody came back from the remote"
-        return AuthorizationOutcome("waiting", row.ref, said)
-    return AuthorizationOutcome(_ENDS[attempt.step], row.ref, attempt.message)
+    said = attempt.message if attempt.step.is_over else _WAITS[attempt.step]
+    status, begun_at = _ENDS.get(attempt.step, "waiting"), from_rfc3339(attempt.created_at)
+    return AuthorizationOutcome(status, row.ref, said, attempt.requested_by, begun_at)
 
 
-_ENDS: dict[Step, Literal["authorized", "denied", "failed"]] = {
+_BACK = "what came back was not exchanged yet"
+_WAITS = {Step.ASKED: "nobody came back from the remote", Step.RECEIVED: _BACK, Step.EXCHANGING: _BACK}
+_ENDS: dict[Step, Literal["waiting", "authorized", "denied", "failed"]] = {
     Step.AUTHORIZED: "authorized",
     Step.DENIED: "denied",
     Step.FAILED: "failed",

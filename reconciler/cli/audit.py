@@ -1,4 +1,4 @@
-"""`reconciler audit`: who asked for which change over the API, and what became of it, from the daemon's store."""
+"""`reconciler audit`: who asked for which change, over the API or with a command, and what became of it; from the store."""
 
 import argparse
 import json

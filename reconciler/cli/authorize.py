@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from reconciler.app.authorizations import Authorization, Returned
     from reconciler.control.standing import Standing
     from reconciler.control.view import IntegrationView
+    from reconciler.store.database import Tx
+    from reconciler.store.integrations import IntegrationRow
 
 LOOK_SECONDS = 0.2
 EXITS = "0 authorized and connected; 1 refused, not connected, or not done in time"
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     with reading(args) as tx:
         row = find_integration(tx, args.name)
     demand_daemon(args)
-    asked = _begin(args, row.id)
+    asked = _begin(args, row)
     print(f"Open this, and allow what {row.ref} asks for. It is good until {asked.expires_at:%H:%M} UTC, and once:\n")
     print(f"  {asked.url}\n", flush=True)
     if args.paste:
@@ -62,12 +64,22 @@ def run(args: argparse.Namespace) -> int:
     return _await_connected(args, row.id, waiting)
 
 
-def _begin(args: argparse.Namespace, integration_id: int) -> "Authorization":
+def _begin(args: argparse.Namespace, row: "IntegrationRow") -> "Authorization":
     from reconciler.app.authorizations import NotAuthorizableError, begin
+    from reconciler.model.clock import rfc3339
     from reconciler.store.location import write_once
+    from reconciler.store.requests import write_act
+
+    by, now = getuser(), datetime.now(UTC)
+
+    def ask(tx: "Tx") -> "Authorization":
+        begun = begin(tx, row.id, by, now)
+        detail, where = {"authorization": begun.id}, row.workspace
+        write_act(tx, by, "reconciler authorize", rfc3339(now), workspace=where, target=row.public_id, detail=detail)
+        return begun
 
     try:
-        return write_once(location(args), lambda tx: begin(tx, integration_id, getuser(), datetime.now(UTC)))
+        return write_once(location(args), ask)
     except NotAuthorizableError as error:
         raise CommandError(str(error)) from None
 

@@ -41,7 +41,7 @@ COMMANDS = {
     "approve": "allow a prune that the guard blocked",
     "test": "probe an integration: who are we, what is missing",
     "token": "make, list and revoke tokens for the API",
-    "audit": "show who changed what over the API",
+    "audit": "show who changed what, and who was refused",
     "key": "make, replace, list and revoke keys to push to an integration",
     "connectors": "list connectors and what they can do",
     "migrate": "bring the database to this release's schema",

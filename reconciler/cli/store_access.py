@@ -113,7 +113,9 @@ def order(args: argparse.Namespace, kind: str, integration_id: int | None, param
     demand_daemon(args)
     by = getuser()
     at = rfc3339(datetime.now(UTC))
-    public_id = write_once(location(args), lambda tx: journal.ask(tx, kind, integration_id, params, by, at))
+    public_id = write_once(
+        location(args), lambda tx: journal.ask(tx, kind, integration_id, params, by, at, is_of_command=True)
+    )
     deadline, daemon = time.monotonic() + ANSWER_SECONDS, DaemonWatch(args, "the order stays and is done")
     while time.monotonic() < deadline:
         daemon.check()

@@ -19,6 +19,7 @@ from reconciler.cli.times import ago, instant
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reconciler.store.database import Tx
     from reconciler.store.tokens import TokenRow
 
 DEFAULT_PERMISSION = "integration.view"
@@ -85,10 +86,26 @@ def _create(args: argparse.Namespace) -> int:
         raise CommandError(
             f"there is a token {row.name} already ({same[0].public_id}); revoke it first, or choose a name"
         )
-    write_once(location(args), lambda tx: tokens.put(tx, row))
+
+    def put(tx: "Tx") -> None:
+        tokens.put(tx, row)
+        _note(tx, "create", row)
+
+    write_once(location(args), put)
     print(made.clear.reveal())
     print(f"{row.public_id} is shown only now; use it as: Authorization: Bearer ...", file=sys.stderr)
     return 0
+
+
+def _note(tx: "Tx", what: str, row: "TokenRow") -> None:
+    from reconciler.model.clock import rfc3339
+    from reconciler.store.requests import write_act
+
+    detail = {"name": row.name, "permissions": list(row.permissions)}
+    at = rfc3339(datetime.now(UTC))
+    write_act(
+        tx, getuser(), f"reconciler token {what}", at, workspace=row.workspace, target=row.public_id, detail=detail
+    )
 
 
 def _name(text: str, what: str) -> str:
@@ -190,7 +207,14 @@ def _revoke(args: argparse.Namespace) -> int:
     (token,) = found
     if token.origin == "git":
         raise CommandError(f"{token.name} stands in the manifest of workspace {token.workspace}; take it out there")
-    if not write_once(location(args), lambda tx: tokens.revoke(tx, token.public_id, rfc3339(now))):
+
+    def revoke(tx: "Tx") -> bool:
+        is_gone = tokens.revoke(tx, token.public_id, rfc3339(now))
+        if is_gone:
+            _note(tx, "revoke", token)
+        return is_gone
+
+    if not write_once(location(args), revoke):
         raise CommandError(f"{meant} is revoked already")
     print(f"{token.name} ({token.public_id}) opens nothing any more; a daemon that runs knows within a second")
     return 0

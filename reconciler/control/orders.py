@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from reconciler.control import dataset_orders, event_orders, holdup
+from reconciler.control import dataset_orders, event_orders, holdup, witness
 from reconciler.control.carried import ASKED_PRIO, Asked, Carried, NotYetError, OrderError, integration_of
 from reconciler.control.credentials import renewable
 from reconciler.control.schedule import make_run
@@ -19,6 +19,7 @@ from reconciler.store import integrations, inventory, jobs, journal, rejects, ru
 from reconciler.store.database import Database, Tx
 from reconciler.store.errors import StoreError
 from reconciler.store.journal import OperatorRequest
+from reconciler.store.requests import Outcome
 from reconciler.store.runs import NewRun
 
 __all__ = ["Carried", "OrderError", "Orders", "carry_out", "obey"]
@@ -52,6 +53,7 @@ def obey(tx: Tx, order: OperatorRequest, now: datetime, *, is_observing: bool) -
     if is_observing and _acts(order):
         raise OrderError("this daemon only observes (--observe): it changes, syncs and sends nothing")
     carried = carry_out(tx, order, now)
+    witness.note(tx, order, now, "done", carried.result)
     journal.answer(tx, order.id, {"ok": True, **carried.result}, rfc3339(now))
     return carried
 
@@ -211,7 +213,7 @@ class Orders:
 
     async def _carry_out(self, order: OperatorRequest) -> Carried:
         now = self._clock.now()
-
+        outcome: Outcome = "refused"
         try:
             return await self._database.write(lambda tx: obey(tx, order, now, is_observing=self._is_observing))
         except (StoreError, NotYetError):
@@ -219,6 +221,12 @@ class Orders:
         except (OrderError, ValueError) as error:
             refusal = {"ok": False, "error": str(error)}
         except Exception as error:  # noqa: BLE001 - one order that cannot be read must not keep all others waiting
+            outcome = "failed"
             refusal = {"ok": False, "error": f"the order {order.kind} cannot be understood: {type(error).__name__}"}
-        await self._database.write(lambda tx: journal.answer(tx, order.id, refusal, rfc3339(now)))
+
+        def refuse(tx: Tx) -> None:
+            witness.note(tx, order, now, outcome, {"code": outcome})
+            journal.answer(tx, order.id, refusal, rfc3339(now))
+
+        await self._database.write(refuse)
         return Carried(refusal)

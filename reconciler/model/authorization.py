@@ -42,8 +42,13 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationOutcome:
-    """How an attempt stands. `waiting`: the code is being exchanged still. `message` is for a person."""
+    """How an attempt stands. `waiting`: the code is being exchanged still. `message` is for a person.
+
+    `begun_by`, `begun_at`: whoever finishes it need not be the one who began it.
+    """
 
     status: Literal["waiting", "authorized", "denied", "failed"]
     integration: Ref
-    message: str = ""
+    message: str
+    begun_by: str
+    begun_at: datetime

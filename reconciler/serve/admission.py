@@ -61,7 +61,7 @@ class Admission:
         caller = await self._admitted(_bearer(given.decode("latin-1")), source)
         self._limits.request(scope, caller.identity)
         if permission is not None:
-            _demand(caller, permission)
+            demand(caller, permission)
         return caller
 
     def source(self, scope: Scope) -> str:
@@ -73,13 +73,13 @@ class Admission:
         clear = _bearer(authorization)
         caller = await self._caller(clear, hash_of(clear))
         if permission is not None:
-            _demand(caller, permission)
+            demand(caller, permission)
         return caller
 
     async def admit(self, authorization: str | None, permission: Permission) -> Caller:
         """`enter` where there is only the header: nothing is limited."""
         caller = await self._admitted(_bearer(authorization), "")
-        _demand(caller, permission)
+        demand(caller, permission)
         return caller
 
     def has_grant(self, caller: Caller, entry: Entry | None, grant: Grant) -> bool:
@@ -158,7 +158,8 @@ class Admission:
             self._looked_at = looked_at
 
 
-def _demand(caller: Caller, permission: Permission) -> None:
+def demand(caller: Caller, permission: Permission) -> None:
+    """Raises ProblemError (403)."""
     if not caller.may(permission):
         raise ProblemError(403, "permission-missing", f"token {caller.name} lacks the permission {permission}")
 

@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reconciler.model.tree import json_pointer
+from reconciler.serve.denials import Denials
 from reconciler.serve.gatekeeper import Gatekeeper
 from reconciler.serve.openapi import document
 from reconciler.serve.parts import Parts
@@ -93,6 +94,7 @@ def make_app(
     app = make_routes()
     app.state.parts = parts
     app.state.gatekeeper = gatekeeper = Gatekeeper(parts)
+    app.state.denials = Denials(parts.clock)
     called = _for_pages(_Ahead(app), origins) if origins else _Ahead(app)
     return Envelope(called, hosts=hosts, patience=patience, max_body=max_body, said=gatekeeper.said)
 

@@ -4,14 +4,19 @@ In: a request and what it asks for. Out: the answer, new or as it was given befo
 transaction with the key and the audit line (`in_store`). What happens elsewhere (`elsewhere`) gets a marker that is stored
 first and that the effect bears: asked again after a crash, the effect is found by it. Follows
 draft-ietf-httpapi-idempotency-key-header.
+
+What a known caller may not do is audited as well, although it never begins (`denied`). A 404 is not, so that no time tells of
+what is another workspace's, and a request with wrong fields asks for nothing.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
+import structlog
 from fastapi import Depends, Header
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,9 +26,14 @@ from reconciler.control.orders import obey
 from reconciler.model.access import Caller, Operation, Permission
 from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.model.ids import new_id
+from reconciler.serve.admission import demand
+from reconciler.serve.denials import Denials
 from reconciler.serve.forms import to_json
-from reconciler.serve.parts import Parts, admitted, parts_of
+from reconciler.serve.listing import resolve
+from reconciler.serve.parts import Parts, parts_of
 from reconciler.serve.problem import PATIENCE, ProblemError
+from reconciler.serve.snapshot import Entry
+from reconciler.serve.wellformed import check_form
 from reconciler.store import journal, requests, shown
 from reconciler.store.database import Tx
 from reconciler.store.requests import AuditLine, Kept, Outcome
@@ -31,6 +41,9 @@ from reconciler.store.requests import AuditLine, Kept, Outcome
 LEASE = PATIENCE + timedelta(seconds=15)
 """After this time without an answer the process that worked on it is gone: no request lasts longer than `PATIENCE`."""
 REPLAYED = {"idempotent-replayed": "true"}
+DENIED = frozenset({403, 409})
+DENIED_PATIENCE = 2.0
+"""Seconds that a refusal waits for its line of the audit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +80,26 @@ class Done:
     orders: Sequence[Order] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Mutation:
-    """One request that changes something, made by a dependency: see `changes`."""
+    """One request that changes something, made by a dependency: see `changes`.
+
+    `ref`: the integration that its path names. `is_begun`: from here on the audit is kept by whichever does it.
+    """
 
     parts: Parts
+    denials: Denials
     caller: Caller
     action: str
     key: str | None
-    fingerprint: str
     request_id: str
+    ref: str
+    fingerprint: str = ""
+    is_begun: bool = False
 
     async def in_store(self, do: Callable[[Tx], Done]) -> Response:
         """`do` in a transaction; raises ProblemError, of which the audit knows as well."""
+        self.is_begun = True
         try:
             done = await self.parts.database.write(lambda tx: self._in_one(tx, do), durable=True)
         except ProblemError as problem:
@@ -103,6 +123,7 @@ class Mutation:
 
     async def elsewhere(self, do: Callable[[Mark], Awaitable[Done]]) -> Response:
         """`do` looks for what bears the mark before it acts."""
+        self.is_begun = True
         mark = Mark(new_id("chg"), self.parts.clock.now())
         if self.key is not None:
             kept = await self._begin(self.key)
@@ -157,7 +178,7 @@ class Mutation:
 
     async def _note(self, problem: ProblemError) -> None:
         """The audit of what was refused. What was not done may be tried again with the same key, and what failed goes on."""
-        at, done = rfc3339(self.parts.clock.now()), Done(body=None, detail={"code": problem.code})
+        at, done = rfc3339(self.parts.clock.now()), _refused(problem.code, await self._meant())
         is_ours = self.key is not None and problem.code not in {"idempotency-mismatch", "in-progress"}
 
         def note(tx: Tx) -> None:
@@ -168,6 +189,33 @@ class Mutation:
             requests.write_audit(tx, self._line(at, outcome, problem.status, done))
 
         await self.parts.database.write(note)
+
+    async def denied(self, problem: ProblemError) -> None:
+        """The audit of one that was refused before it began. Whatever is wrong with the audit, the answer stays the same."""
+        if self.is_begun or problem.status not in DENIED:
+            return
+        try:
+            async with asyncio.timeout(DENIED_PATIENCE):
+                await self._note_denied(problem)
+        except Exception as error:  # the caller is refused all the same, and learns nothing of our store
+            logger = structlog.get_logger("api")
+            logger.warning("refused, and not audited", request_id=self.request_id, code=problem.code, exc_info=error)
+
+    async def _note_denied(self, problem: ProblemError) -> None:
+        """Who may not even look is not told by the time of an answer whether something is there: it is not looked for."""
+        is_known = problem.code != "permission-missing" or self.caller.may(Permission.INTEGRATION_VIEW)
+        done = _refused(problem.code, await self._meant() if is_known else None)
+        left_out = self.denials.take(self._who, self.action, done.target, problem.code)
+        if left_out is None:
+            return
+        if left_out:
+            done = replace(done, detail={**done.detail, "left_out": left_out})
+        line = self._line(rfc3339(self.parts.clock.now()), "refused", problem.status, done)
+        await self.parts.database.write(lambda tx: requests.write_audit(tx, line))
+
+    async def _meant(self) -> Entry | None:
+        found = resolve(await self.parts.board.current(), self.ref, self.caller) if self.ref else []
+        return found[0] if len(found) == 1 else None
 
     def _line(self, at: str, outcome: Outcome, status: int, done: Done) -> AuditLine:
         return AuditLine(
@@ -210,6 +258,13 @@ def order(tx: Tx, mutation: Mutation, kind: str, integration_id: int | None, par
         raise ProblemError(409, "refused", str(error)) from None
 
 
+def _refused(code: str, entry: Entry | None) -> Done:
+    """As the audit tells it."""
+    if entry is None:
+        return Done(body=None, detail={"code": code})
+    return Done(body=None, workspace=entry.workspace, target=entry.public_id, detail={"code": code})
+
+
 def _answer(done: Done) -> Response:
     if done.body is None:
         return Response(None, done.status, dict(done.headers))
@@ -220,7 +275,7 @@ def _media(body: str) -> str | None:
     return "application/json" if body else None
 
 
-def changes(permission: Permission | None) -> Callable[..., Awaitable[Mutation]]:
+def changes(permission: Permission | None) -> Callable[..., AsyncIterator[Mutation]]:
     """A dependency: the mutation that a request of a caller with that permission is; None where the route asks for a grant."""
 
     async def mutation(
@@ -234,20 +289,39 @@ def changes(permission: Permission | None) -> Callable[..., Awaitable[Mutation]]
                 description="The same request with the same key, within a day, is done once.",
             ),
         ] = None,
-    ) -> Mutation:
-        caller = await admitted(request, permission)
-        digest = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
-        digest.update(await request.body())
-        return Mutation(
-            parts=await parts_of(request),
-            caller=caller,
-            action=f"{request.method} {request.scope['route'].path}",
-            key=idempotency_key,
-            fingerprint=digest.hexdigest(),
-            request_id=request.scope["request_id"],
-        )
+    ) -> AsyncIterator[Mutation]:
+        made = await _asked(request, idempotency_key)
+        try:
+            if permission is not None:
+                demand(made.caller, permission)
+            await check_form(request)
+            made.fingerprint = await _fingerprint(request)
+            yield made
+        except ProblemError as problem:
+            await made.denied(problem)
+            raise
 
     return mutation
+
+
+async def _asked(request: Request, key: str | None) -> Mutation:
+    """Raises ProblemError, where it is nobody's or too many are."""
+    parts = await parts_of(request)
+    return Mutation(
+        parts=parts,
+        denials=request.app.state.denials,
+        caller=await parts.admission.enter(request.scope, None),
+        action=f"{request.method} {request.scope['route'].path}",
+        key=key,
+        request_id=request.scope["request_id"],
+        ref=request.path_params.get("ref", ""),
+    )
+
+
+async def _fingerprint(request: Request) -> str:
+    digest = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
+    digest.update(await request.body())
+    return digest.hexdigest()
 
 
 Acts = Annotated[Mutation, Depends(changes(None))]

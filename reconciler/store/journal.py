@@ -115,10 +115,29 @@ class OperatorRequest:
     params: Mapping[str, Any]
     requested_by: str
 
+    @property
+    def is_of_command(self) -> bool:
+        """Given by a command on this machine, not over the API."""
+        return self.public_id.startswith(f"{COMMAND}_")
 
-def ask(tx: Tx, kind: str, integration_id: int | None, params: Mapping[str, Any], by: str, at: str) -> str:
-    """Leave a request for the daemon; returns the id under which its answer appears."""
-    public = new_id("req")
+
+COMMAND = "cmd"
+NOT_KEPT = ("erase", "publish-events")
+"""What these name is kept in no request."""
+
+
+def ask(
+    tx: Tx,
+    kind: str,
+    integration_id: int | None,
+    params: Mapping[str, Any],
+    by: str,
+    at: str,
+    *,
+    is_of_command: bool = False,
+) -> str:
+    """Leave a request for the daemon; returns the id under which its answer appears, and which says where it came from."""
+    public = new_id(COMMAND if is_of_command else "req")
     tx.execute(
         "INSERT INTO request (public_id, kind, integration_id, params, requested_by, requested_at)"
         " VALUES (:p, :k, :i, :params, :by, :at)",
@@ -150,7 +169,7 @@ def answer(tx: Tx, request_id: int, result: Mapping[str, Any], at: str) -> None:
     is kept as an event or delivery.
     """
     tx.execute(
-        "UPDATE request SET handled_at = :at, result = :r, params = CASE WHEN kind IN ('erase', 'publish-events')"
+        f"UPDATE request SET handled_at = :at, result = :r, params = CASE WHEN kind IN {NOT_KEPT}"
         " THEN '{}' ELSE params END WHERE id = :id",
         {"at": at, "r": json.dumps(dict(result)), "id": request_id},
     )

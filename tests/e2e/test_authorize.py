@@ -7,6 +7,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -229,6 +230,8 @@ async def test_the_command_with_the_pasted_address(
         await desk.until(Status.PENDING_AUTH)
         assert await desk.command("authorize", "notes", "--paste", stdin=Person()) == 0
         assert capsys.readouterr().out.endswith("authorized\nit-ops/notes connected: connected as ada\n")
+        assert await desk.command("audit", "--workspace", "it-ops") == 0
+        assert "reconciler authorize" in capsys.readouterr().out
         assert await desk.command("credentials", "notes") == 0
         listed = capsys.readouterr().out
         assert "access_token" in listed
@@ -354,7 +357,7 @@ async def test_over_http(stage: Stage, server: OAuthServer) -> None:
     async def test(desk: Desk) -> None:
         await desk.until(Status.PENDING_AUTH)
         database = desk.running.daemon.database
-        signed_in = bearer(await issue(database, "ci", None, Permission.ADMIN))
+        signed_in = bearer(await issue(database, "ci <b>", None, Permission.ADMIN))
         async with httpx.AsyncClient(
             base_url=f"http://{desk.running.daemon.window.address}", timeout=PATIENCE, trust_env=False
         ) as browser:
@@ -371,6 +374,11 @@ async def test_over_http(stage: Stage, server: OAuthServer) -> None:
             back = urlsplit(address)
             page = await browser.get(f"{back.path}?{back.query}")
             assert (page.status_code, "Allowed" in page.text) == (200, True), page.text
+            assert "Integration notes of workspace it-ops." in page.text
+            assert re.search(r"<p>ci &lt;b&gt; began this on 20\d\d-\d\d-\d\d at \d\d:\d\d UTC\.</p>", page.text), (
+                page.text
+            )
+            assert "take the access away there" in page.text
             again = await browser.get(f"{back.path}?{back.query}")
             assert (again.status_code, "counts once" in again.text) == (400, True)
             forged = await browser.get(f"{back.path}?state=<script>&code=x")

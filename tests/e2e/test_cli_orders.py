@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
+from getpass import getuser
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,16 @@ def test_suspend_and_resume(here: Town, capsys: pytest.CaptureFixture[str]) -> N
     capsys.readouterr()
     assert here.run("resume", "sn") == 1
     assert capsys.readouterr().err == "reconciler: it-ops/sn is not suspended\n"
+    assert here.run("audit", "--output", "json", "--workspace", "it-ops", "--limit", "5") == 0
+    acts = json.loads(capsys.readouterr().out)["audit"]
+    assert {one["caller"] for one in acts} == {getuser()}
+    assert [(one["action"], one["outcome"]) for one in reversed(acts)] == [
+        ("order suspend", "done"),
+        ("order reconcile", "done"),
+        ("order sync", "refused"),
+        ("order resume", "done"),
+        ("order reconcile", "done"),
+    ]
 
 
 def _named(lines: list[str]) -> list[list[str]]:

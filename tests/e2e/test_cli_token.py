@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from getpass import getuser
 
 import httpx
 import pytest
@@ -48,6 +49,11 @@ def test_from_its_making_to_its_end(here: Town, capsys: pytest.CaptureFixture[st
     here.until("it opens nothing", lambda: asked(here, clear) == httpx.codes.UNAUTHORIZED)
     assert here.run("token", "revoke", "ci") == 1
     assert "revoked already" in capsys.readouterr().err
+
+    assert here.run("audit", "--workspace", "it-ops", "--output", "json") == 0
+    acts = json.loads(capsys.readouterr().out)["audit"]
+    assert [one["action"] for one in acts] == ["reconciler token revoke", "reconciler token create"]
+    assert {(one["target"], one["caller"], one["detail"]["name"]) for one in acts} == {(token["id"], getuser(), "ci")}
 
 
 def test_a_whole_token_may_be_revoked_and_is_never_repeated(here: Town, capsys: pytest.CaptureFixture[str]) -> None:

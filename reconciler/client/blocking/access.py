@@ -16,8 +16,8 @@ class AccessCalls(Group):
     def list_audit(
         self, *, limit: int | None = None, cursor: str | None = None, since: datetime | str | None = None
     ) -> AuditPage:
-        """Who changed what. Every change that was asked for over the API in the caller's workspace, also those that
-        were refused.
+        """Who changed what. Every change that was asked for in the caller's workspace, also those that were refused,
+        and orders of commands.
         """
         return self._wire.do(
             Ask[AuditPage](

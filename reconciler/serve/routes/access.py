@@ -34,7 +34,7 @@ async def whoami(caller: AnyCaller) -> Response:
     response_class=Response,
 )
 async def list_audit(parts: TheParts, caller: Administrator, query: Annotated[AuditQuery, Query()]) -> Response:
-    """Every change that was asked for over the API in the caller's workspace, also those that were refused."""
+    """Every change that was asked for in the caller's workspace, also those that were refused, and orders of commands."""
     before, since = number_of(query.cursor), as_text(query.since)
     found = await parts.database.read(
         lambda tx: requests.audit(tx, caller.workspace, before=before, since=since, limit=query.limit + 1)

@@ -4,6 +4,7 @@ The callback is where a remote sends people back to: it wants no token, because 
 brings is in its query, which is never logged.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from html import escape
 from typing import Annotated
@@ -16,7 +17,7 @@ from reconciler.api.credentials import AuthorizationBegun, AuthorizationState, C
 from reconciler.api.problem import problems
 from reconciler.control import credentials
 from reconciler.model.access import Operation
-from reconciler.model.authorization import NotAuthorizableError, Returned, StateRefusedError
+from reconciler.model.authorization import AuthorizationOutcome, NotAuthorizableError, Returned, StateRefusedError
 from reconciler.model.clock import rfc3339
 from reconciler.serve.forms import to_json
 from reconciler.serve.once import Done, Edits, Mark, order
@@ -29,7 +30,7 @@ router = APIRouter(prefix="/v1", tags=["credentials"])
 MOST = 8192
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>reconciler</title></head>
-<body><h1>{title}</h1><p>{message}</p><p>This page can be closed.</p></body></html>
+<body><h1>{title}</h1>{told}<p>This page can be closed.</p></body></html>
 """
 _TITLES = {
     "authorized": "Allowed",
@@ -141,12 +142,25 @@ async def oauth_callback(request: Request, parts: TheParts) -> Response:
     try:
         found = await service.finish(returned)
     except StateRefusedError as error:
-        return _page("Refused", str(error), 400)
-    return _page(_TITLES[found.status], f"{found.integration}: {parts.redactor.text(found.message)}", 200)
+        return _page("Refused", [str(error)], 400)
+    return _page(_TITLES[found.status], [parts.redactor.text(one) for one in _told(found)], 200)
 
 
-def _page(title: str, message: str, status: int) -> Response:
-    return HTMLResponse(_PAGE.format(title=escape(title), message=escape(message)), status)
+def _told(found: AuthorizationOutcome) -> Iterator[str]:
+    """The browser need not be that of whoever began it: its person is to see what came of being signed in at the remote."""
+    ref = found.integration
+    yield f"Integration {ref.name} of workspace {ref.workspace}{f': {found.message}' if found.message else ''}."
+    yield f"{found.begun_by} began this on {found.begun_at:%Y-%m-%d at %H:%M} UTC."
+    if found.status in {"authorized", "waiting"}:
+        yield (
+            "It works with the account that was signed in at the remote just now. If you did not mean to allow that,"
+            " take the access away there, and tell whoever operates this."
+        )
+
+
+def _page(title: str, told: Iterable[str], status: int) -> Response:
+    said = "".join(f"<p>{escape(one)}</p>" for one in told)
+    return HTMLResponse(_PAGE.format(title=escape(title), told=said), status)
 
 
 def _service(found: Authorizing | None) -> Authorizing:

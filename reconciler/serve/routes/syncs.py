@@ -71,6 +71,7 @@ async def start_sync(
             after = 0
         return await told_by_run(request, mutation.parts, place, after, headers)
     except ProblemError as problem:
+        await mutation.denied(problem)
         return refusal(problem)
 
 

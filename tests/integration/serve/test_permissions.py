@@ -13,6 +13,7 @@ import pytest
 from reconciler.model.access import Grant, Operation, Permission
 from reconciler.serve.admission import Terms
 from reconciler.serve.api import make_routes
+from reconciler.store import requests
 from tests.integration.serve.installation import Installation, Wish, want
 
 P, G, OP = Permission, Grant, Operation
@@ -192,6 +193,20 @@ async def test_every_other_permission_is_not_enough(filled: Installation) -> Non
             found[name] = (*code(answer), f"{asks.needs}" in answer.json()["detail"])
             wanted[name] = (403, "not-granted" if isinstance(asks.needs, Grant) else "permission-missing", True)
     assert found == wanted
+
+
+async def test_every_change_that_is_refused_is_in_the_audit(filled: Installation) -> None:
+    told, wanted = operations(), []
+    async with filled.client(token="") as client:
+        door = Door(filled, client)
+        for name, asks in TABLE.items():
+            if asks.reserves is None:
+                continue
+            wanted.append((" ".join(told[name]), 403))
+            lacking = {asks.needs, P.INTEGRATION_SYNC if asks.needs is G.SYNC else asks.needs}
+            await door.call(name, await door.token(*(EVERY - lacking)), "shut", json=asks.body)
+    lines = await filled.database.read(lambda tx: requests.audit(tx, "default", limit=100))
+    assert sorted((line.action, line.status) for line in lines) == sorted(wanted)
 
 
 async def test_the_permission_or_the_grant_alone_is_enough(filled: Installation) -> None:

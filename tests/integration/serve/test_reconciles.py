@@ -194,13 +194,16 @@ async def test_audit_of_ones_own_workspace(either: Installation) -> None:
         assert len(recent["data"]) == 3
     async with either.client(token=tokens["it"]) as client:
         first = await told(client, "/v1/audit", limit=1)
-        second = await told(client, "/v1/audit", limit=1, cursor=first["next_cursor"])
+        second = await told(client, "/v1/audit", limit=3, cursor=first["next_cursor"])
         lines = [*first["data"], *second["data"]]
         assert [(line["action"], line["caller"], line["outcome"]) for line in lines] == [
+            ("POST /v1/integrations/{ref}/resume", "everything", "refused"),
+            ("POST /v1/integrations/{ref}/resume", "everything", "refused"),
             ("POST /v1/integrations/{ref}/resume", "everything", "done"),
             ("POST /v1/integrations/{ref}/suspend", "everything", "done"),
         ]
         assert not second["has_more"]
+        assert len({line["target"] for line in lines}) == 1
     async with either.client(token=tokens["hr"]) as client:
         assert [line["action"] for line in (await told(client, "/v1/audit"))["data"]] == [
             "POST /v1/integrations/{ref}/suspend"
