@@ -59,7 +59,9 @@ def announced_problems(
     for index, name in names:
         if name in taken:
             message = f"{name} is the name of what {dotted(taken[name][:-1])} sends"
-            yield Problem((*_BASE, index, "name"), Code.DUPLICATE_NAME, message, "give the synchronization another name")
+            yield Problem(
+                (*_BASE, index, "name"), Code.DUPLICATE_NAME, message, "give the synchronization another name"
+            )
     for one in found:
         yield from _event_problems(one.wanted.event_type, one.path)
     for place in unknown_places(connector, config):

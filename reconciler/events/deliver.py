@@ -306,7 +306,9 @@ class Deliverer:
         retries = ready.channel.retries
         if isinstance(error, RejectedError) or ready.delivery.attempts > len(retries.pauses):
             return DeliveryStatus.DEAD, None
-        pause = retries.pauses[ready.delivery.attempts - 1] * self._random.uniform(1 - retries.jitter, 1 + retries.jitter)
+        pause = retries.pauses[ready.delivery.attempts - 1] * self._random.uniform(
+            1 - retries.jitter, 1 + retries.jitter
+        )
         asked = error.retry_after if isinstance(error, TransientError) else None
         if asked:
             pause = asked if retries.is_overruled else max(pause, asked)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,15 @@ async def both(stage: Stage) -> AsyncIterator[tuple[Pusher, Pusher]]:
     async with served(stage, "shop", env=FULL_ENV) as erp:
         key = await erp.running.daemon.database.write(lambda tx: key_for(tx, "shop"))
         await erp.running.daemon.window.board.reload()
-        yield Pusher(erp.running, erp.client, key, "it-ops.shop"), erp
+        shop = Pusher(erp.running, erp.client, key, "it-ops.shop")
+        for one in (shop, erp):
+            await erp.running.until(f"{one.name} is served", partial(_is_served, one))
+        yield shop, erp
+
+
+async def _is_served(pusher: Pusher) -> bool:
+    """After a restart it is connected from before, and its manifest may not be read yet."""
+    return (await pusher.call("GET", "/ping")).status_code == 200
 
 
 async def until(running: Running, count: int, *ended: DeliveryStatus) -> list[Delivery]:
@@ -89,9 +98,9 @@ async def test_a_list_of_event_types_is_enough(stage: Stage, system: CustomSyste
 async def test_gone_is_gone_over_a_restart_and_pushing_goes_on(stage: Stage, system: CustomSystem) -> None:
     system.faults.add(status(410), path="/hook", times=None)
     async with both(stage) as (shop, erp):
-        await shop.put("1", {"total": "1"})
+        assert (await shop.put("1", {"total": "1"})).status_code == 201
         await until(erp.running, 1, DeliveryStatus.DEAD)
-        await shop.put("2", {"total": "2"})
+        assert (await shop.put("2", {"total": "2"})).status_code == 201
         assert (await erp.put("3", {"total": "3"})).status_code == 201
         assert await erp.records() == {"1": {"total": "1"}, "2": {"total": "2"}, "3": {"total": "3"}}
         _, second = await until(erp.running, 2, DeliveryStatus.DEAD)
@@ -104,14 +113,14 @@ async def test_gone_is_gone_over_a_restart_and_pushing_goes_on(stage: Stage, sys
     asked = len(system.requests)
     async with both(stage) as (shop, erp):
         await erp.running.order("reconcile", "erp")
-        await shop.put("4", {"total": "4"})
+        assert (await shop.put("4", {"total": "4"})).status_code == 201
         await until(erp.running, 3, DeliveryStatus.DEAD)
         assert len(system.requests) == asked, "not even looked at"
         stage.manifest("erp", **told(system, "order.*"))
         stage.commit()
         await erp.running.order("reconcile")
         await erp.running.until_view("erp", "told anew", lambda v: ConditionType.DELIVERING not in v.conditions)
-        await shop.put("5", {"total": "5"})
+        assert (await shop.put("5", {"total": "5"})).status_code == 201
         sent = await until(erp.running, 4, DeliveryStatus.DEAD, DeliveryStatus.DELIVERED)
         await erp.running.order("retry-delivery", delivery=sent[0].public_id)
         await until(erp.running, 5, DeliveryStatus.DEAD, DeliveryStatus.DELIVERED)
@@ -122,7 +131,7 @@ async def test_gone_is_gone_over_a_restart_and_pushing_goes_on(stage: Stage, sys
 async def test_what_waits_is_taken_back_with_the_manifest(stage: Stage, system: CustomSystem) -> None:
     system.faults.add(status(503, retry_after="3600"), method="POST", path="/hook", times=None)
     async with both(stage) as (shop, erp):
-        await shop.put("1", {"total": "1"})
+        assert (await shop.put("1", {"total": "1"})).status_code == 201
         await until(erp.running, 1, DeliveryStatus.FAILED)
         (stage.repo / "erp.yaml").unlink()
         stage.commit()
