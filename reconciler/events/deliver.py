@@ -10,14 +10,14 @@ one transaction, which several targets share.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from random import Random
 
 from reconciler.events.standing import state_delivering
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
-from reconciler.model.condition import ConditionType, Reason
+from reconciler.model.condition import Condition, ConditionType, Reason
 from reconciler.model.event import DeliveryStatus, Message, Receipt
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.model.record import LogLevel
@@ -120,15 +120,15 @@ class Deliverer:
         target = await self._database.read(lambda tx: integrations.get(tx, waiting.integration_id))
         if target is None or target.removed_at is not None:
             return await self._abandon(waiting, claim)
+        said = await self._database.read(lambda tx: conditions.conditions(tx, target.id))
+        if gone := _gone(target, said.get(ConditionType.DELIVERING)):
+            return await self._bury(waiting, claim, gone)
         try:
-            live = await self._live(target)
+            live = await self._live(target, said)
         except NotConnectableError as error:
             is_known = error.reason is not Reason.PENDING
             pause = NOT_CONNECTED_PAUSE * self._random.uniform(1, 2) if is_known else NOT_KNOWN_PAUSE
             return Outcome(again_at=self._clock.now() + pause)
-        gone = await self._database.read(lambda tx: conditions.gone(tx, target.id))
-        if gone:
-            return await self._bury(waiting, claim, gone)
         channel = live.connector.channel(waiting.channel)
         ready = await self._begin(waiting, claim, live, channel)
         if ready is None:
@@ -141,9 +141,8 @@ class Deliverer:
             await self._attempt(ready, row)
         return outcome
 
-    async def _live(self, target: IntegrationRow) -> Live:
+    async def _live(self, target: IntegrationRow, said: Mapping[ConditionType, Condition]) -> Live:
         """Waiting for a target to be connected, resumed or given a good credential is no attempt."""
-        said = await self._database.read(lambda tx: conditions.conditions(tx, target.id))
         if not target.is_connected or target.is_suspended or ConditionType.STALLED in said:
             raise NotConnectableError(Reason.DEPENDENCY_NOT_READY, "the target is not connected")
         return await self._connections.live(target.id)
@@ -374,6 +373,12 @@ class Deliverer:
 
     async def _begin_all(self, begins: Sequence[_Begin]) -> Sequence[tuple[Delivery | None, bool, bool]]:
         return await self._database.write(lambda tx: [one(tx) for one in begins], guarded=True)
+
+
+def _gone(target: IntegrationRow, said: Condition | None) -> str:
+    """What the remote said when it wanted no more, of the manifest that there is now; empty where it did not."""
+    is_gone = said is not None and said.reason is Reason.GONE and said.generation == target.generation
+    return said.message if said is not None and is_gone else ""
 
 
 def _free(tx: Tx, delivery_id: int, next_at: str | None) -> None:

@@ -40,6 +40,9 @@ class Lifecycle(StrEnum):
     SCHEMA_CHANGED = "schema.changed"
 
 
+_OWN = frozenset(Lifecycle)
+
+
 class DeliveryStatus(StrEnum):
     PENDING = "pending"
     SENDING = "sending"
@@ -111,7 +114,7 @@ class Event:
     @property
     def _is_of_remote(self) -> bool:
         """What a remote tells is in the log beside what integrations tell of themselves."""
-        return self.source == "lifecycle" and self.type not in set(Lifecycle)
+        return self.source == "lifecycle" and self.type not in _OWN
 
 
 @dataclass(frozen=True, slots=True)
