@@ -14,6 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from reconciler.control.book import Resolution, Unread
 from reconciler.control.intake import Intake, Intaken
 from reconciler.control.reconcile import Pace, Reconciler
@@ -32,7 +34,18 @@ from reconciler.model.record import LogLevel, Page, ReadRequest, Reject, Scope
 from reconciler.model.state import DesiredIntegration, DesiredState, Origin
 from reconciler.model.tree import tree_hash
 from reconciler.plan.compare import Resolved
-from reconciler.sdk.contract import Channel, Connector, Deletes, Entity, NoAuth, Probe, RemoteObject, Repeat, Settings
+from reconciler.sdk.contract import (
+    Channel,
+    Connector,
+    Deletes,
+    Entity,
+    NoAuth,
+    Probe,
+    RemoteObject,
+    Repeat,
+    Retries,
+    Settings,
+)
 from reconciler.sdk.live import Live, NotConnectableError
 from reconciler.sdk.testing.room import VirtualClock
 from reconciler.store import conditions, deliveries, events, integrations, jobs, runs
@@ -45,16 +58,24 @@ from reconciler.sync.run import Syncer
 
 T = TypeVar("T")
 WORKSPACE = "it-ops"
+HASTY = Retries(pauses=(timedelta(seconds=10), timedelta(minutes=1)), jitter=0.2, is_overruled=True)
 Fault = Exception | Callable[[], Awaitable[None]]
 
 
 class DeskConfig(Settings):
-    pass
+    events: tuple[str, ...] = ()
 
 
 class Note(Settings):
     text: str
     to: str = "ops"
+
+
+class Told(Settings):
+    subject: str = ""
+    text: str = ""
+    data: dict[str, Any] = Field({})
+    occurred_at: str = ""
 
 
 @dataclass
@@ -103,7 +124,12 @@ class Desk(Connector[DeskConfig, NoAuth]):
         Channel(name="safe", fields=Note, text_field="text", repeat=Repeat.SAFE),
         Channel(name="find", fields=Note, text_field="text", repeat=Repeat.FIND),
         Channel(name="unsafe", fields=Note, text_field="text", repeat=Repeat.UNSAFE),
-    )
+        Channel(
+            name="told", fields=Told, text_field="text", repeat=Repeat.SAFE, retries=HASTY, events_at="events",
+            defaults={"occurred_at": "{{ event.occurred_at }}"},
+            plain={"subject": "{{ event.about }}", "data": "{{ event.data }}"},
+        ),
+    )  # fmt: skip
 
     def __init__(self, remote: Remote) -> None:
         self.remote = remote

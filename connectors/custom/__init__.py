@@ -1,9 +1,10 @@
 """A system of one's own, without a connector: it pushes records and events to us, and may be told of ours.
 
 In: what is pushed under `/ingest/v1/{workspace}.{name}/` with a generated key, or to `/v1/inbound/{workspace}/{name}` signed as
-Standard Webhooks has it. Out: events of ours, posted to `config.outbound.url` with the same signature. Nothing is pulled: a
-sync takes what was pushed. Values are data; nothing in them is ever evaluated. Not done here: keys, limits and receipts,
-which are the daemon's.
+Standard Webhooks has it. Out: events of ours, those that `config.outbound.events` lists and those of synchronizations, posted to
+`config.outbound.url` with the same signature; never to a private address, unless the daemon's settings allow it. Nothing is
+pulled: a sync takes what was pushed. Values are data; nothing in them is ever evaluated. Not done here: keys, limits and
+receipts, which are the daemon's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic import Field
 
+from connectors.custom.outbound import DEADLINE, RETRIES, judged
 from connectors.custom.settings import Config, GeneratedKey, Outbound
 from connectors.custom.signing import check, key_of, signature
 from reconciler.model.clock import rfc3339
 from reconciler.model.event import Message, Receipt
 from reconciler.sdk.contract import Answer, Channel, Connector, Deletes, Entity, KeyFacts, Probe, Repeat, Settings
-from reconciler.sdk.errors import ConnectorError, RejectedError, UnauthorizedError
+from reconciler.sdk.errors import RejectedError, UnauthorizedError
 from reconciler.sdk.inbound import Inbound, Intake
 from reconciler.sdk.pushed import NotUnderstoodError, read_events, strict
 
@@ -27,12 +29,18 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 
+ANY = tuple(range(300, 600))
+
+
 class Outgoing(Settings):
     """What `map` may set of an event that goes out."""
 
     subject: str = Field("", max_length=255)
     text: str = Field("", description="What `template` fills; `data.text` of the event.")
-    data: dict[str, Any] = Field({}, description="The event's data.")
+    data: dict[str, Any] = Field(
+        {}, description="The event's data; the record, or what is told, where there is neither template nor map."
+    )
+    occurred_at: str = Field("", description="RFC 3339; default when the event happened.")
 
 
 class Custom(Connector[Config, GeneratedKey]):
@@ -41,7 +49,19 @@ class Custom(Connector[Config, GeneratedKey]):
     docs_url = "https://www.standardwebhooks.com"
     Config = Config
     auth_types = (GeneratedKey,)
-    channels = (Channel(name="webhook", fields=Outgoing, text_field="text", repeat=Repeat.SAFE),)
+    channels = (
+        Channel(
+            name="webhook",
+            fields=Outgoing,
+            text_field="text",
+            repeat=Repeat.SAFE,
+            deadline=DEADLINE,
+            retries=RETRIES,
+            defaults={"occurred_at": "{{ event.occurred_at }}"},
+            plain={"subject": "{{ event.about | slice: 0, 255 }}", "data": "{{ event.data }}"},
+            events_at="outbound.events",
+        ),
+    )
     tells = None
     max_inbound = 5 * 1024 * 1024
 
@@ -124,8 +144,7 @@ class Custom(Connector[Config, GeneratedKey]):
             raise UnauthorizedError("auth.signature is required, but auth.signing_secret is not set")
         if self.config.outbound is not None:
             key_of(self.config.outbound.secret)
-            # A place that takes POST only is there all the same.
-            await self.room.http.send("HEAD", self.config.outbound.url, expect=tuple(range(400, 500)), lane="probe")
+            await self._look_at(self.config.outbound)
         keys = await self.room.keys()
         active = next((key for key in keys if key.state == "active"), None)
         return Probe(
@@ -133,6 +152,11 @@ class Custom(Connector[Config, GeneratedKey]):
             credential_expires_at=self._due(active),
             warnings=tuple(self._warnings(active)),
         )
+
+    async def _look_at(self, to: Outbound) -> None:
+        """Any answer says that it is there: it may take POST only. Not asked any more once it is gone."""
+        if await self.room.may_deliver():
+            await self.room.http.send("HEAD", to.url, expect=ANY, lane="probe", public_only=True)
 
     def _due(self, key: KeyFacts | None) -> datetime | None:
         max_age = self.auth.rotation.max_age
@@ -151,29 +175,37 @@ class Custom(Connector[Config, GeneratedKey]):
         to = self.config.outbound
         if to is None:
             raise RejectedError("config.outbound is not set: there is nowhere to send events to")
-        event = self._event(message)
-        stamp = str(int(self.room.clock.now().timestamp()))
-        headers = {
-            "webhook-id": message.delivery_id,
-            "webhook-timestamp": stamp,
-            "webhook-signature": signature(to.secret, message.delivery_id, stamp, msgspec.json.encode(event)),
-        }
-        answer = await self._post(to, headers, event)
+        answer = await self._post(to, message.delivery_id, msgspec.json.encode(self._event(message)))
         return Receipt(message.delivery_id, detail={"status": answer.status})
 
-    async def _post(self, to: Outbound, headers: Mapping[str, str], event: Mapping[str, Any]) -> Answer:
+    async def _post(self, to: Outbound, name: str, body: bytes) -> Answer:
+        """Once: when it is tried again, the schedule says."""
+        now = self.room.clock.now()
+        stamp = str(int(now.timestamp()))
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": name,
+            "webhook-timestamp": stamp,
+            "webhook-signature": signature(to.secret, name, stamp, body),
+        }
         return await self.room.http.send(
-            "POST", to.url, headers=headers, json=event, safe=True, classify=_final, lane="deliver"
+            "POST",
+            to.url,
+            headers=headers,
+            content=body,
+            classify=lambda answer: judged(answer, now),
+            lane="deliver",
+            public_only=True,
         )
 
     def _event(self, message: Message) -> dict[str, Any]:
         fields = message.fields
         text = {"text": fields["text"]} if fields.get("text") else {}
-        at = message.first_attempt_at or self.room.clock.now()
+        at = message.event_at or message.first_attempt_at or self.room.clock.now()
         return {
             "id": message.event_id,
             "type": message.event_type,
-            "occurred_at": rfc3339(at),
+            "occurred_at": fields.get("occurred_at") or rfc3339(at),
             **({"subject": fields["subject"]} if fields.get("subject") else {}),
             "data": {**fields.get("data", {}), **text},
         }
@@ -182,11 +214,3 @@ class Custom(Connector[Config, GeneratedKey]):
 def _entity(name: str) -> Entity:
     """Its records have the key they were pushed under; whoever pushes says what is deleted."""
     return Entity(name=name, key="id", deletes=Deletes.FEED)
-
-
-def _final(answer: Answer) -> ConnectorError | None:
-    if 300 <= answer.status < 400:
-        return RejectedError("the place that events go to answers with a redirect, which is not followed")
-    if answer.status == 410:
-        return RejectedError("the place that events go to is gone (410): change or remove config.outbound")
-    return None

@@ -5,12 +5,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reconciler.model.manifest import Duration
+from reconciler.model.manifest import EVENT_TYPES, Duration
 from reconciler.model.secret import Secret
 from reconciler.sdk.contract import AuthSettings, Settings
 
 EntityName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 EventName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$")]
+EventTypes = Annotated[str, Field(pattern=EVENT_TYPES)]
 JsonSchema = dict[str, Any]
 
 
@@ -30,6 +31,12 @@ class Outbound(Settings):
 
     url: str = Field(pattern=r"^https?://[^\s]+$")
     secret: Secret = Field(description="whsec_ and base64, or any text; signs what is sent.")
+    events: tuple[EventTypes, ...] = Field(
+        (),
+        max_length=200,
+        description="Types of events of the workspace that are sent there, such as sync.failed or order.*; more, and other"
+        " words for them, with `synchronizations`.",
+    )
 
 
 class Config(Settings):

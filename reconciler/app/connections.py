@@ -36,7 +36,7 @@ from reconciler.sdk.live import Live, NotConnectableError
 from reconciler.sdk.network import GuardedNetwork, NetworkSettings, TlsContexts
 from reconciler.sdk.redact import Redactor
 from reconciler.sdk.registry import UnknownTypeError, load
-from reconciler.store import ingest_keys, integrations
+from reconciler.store import conditions, ingest_keys, integrations
 from reconciler.store.database import Database
 
 
@@ -223,6 +223,7 @@ class ConnectionPool:
             inbound_url=shop.public_url.rstrip("/") + path if shop.public_url else None,
             fingerprint=lambda secret: secret.digest(shop.vault.fingerprint_key),
             keys=partial(self._keys, integration_id),
+            may_deliver=partial(self._may_deliver, integration_id),
         )
 
     async def _keys(self, integration_id: int) -> Sequence[KeyFacts]:
@@ -240,6 +241,9 @@ class ConnectionPool:
             )
             for key in found
         ]
+
+    async def _may_deliver(self, integration_id: int) -> bool:
+        return not await self._shop.database.read(lambda tx: conditions.gone(tx, integration_id))
 
     def _tokens(self, integration_id: int) -> Tokens:
         shop = self._shop

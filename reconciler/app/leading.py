@@ -79,9 +79,13 @@ class Subscribers:
 
 def _subscriptions(row: IntegrationRow, book: SourceBook) -> Sequence[Subscription]:
     desired = book.get(row.ref) if row.is_desired and row.removed_at is None else None
-    if desired is None or not desired.manifest.spec.synchronizations:
+    if desired is None:
         return ()
-    return compile_subscriptions(row.id, desired.manifest, registry.load(desired.manifest.spec.type))
+    try:
+        connector = registry.load(desired.manifest.spec.type)
+    except (registry.UnknownTypeError, ImportError):
+        return ()  # not installed any more: its reconcile says so
+    return compile_subscriptions(row.id, desired.manifest, connector)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,13 @@ def integration_of(tx: Tx, order: OperatorRequest, *, with_removed: bool = False
     return row
 
 
+def lift_gone(tx: Tx, integration_id: int, at: str) -> None:
+    """A person wants it tried again, although the remote said that it wants no more."""
+    row = integrations.get(tx, integration_id)
+    if row is not None and conditions.gone(tx, integration_id):
+        conditions.say(tx, integration_id, row.generation, [Say(ConditionType.DELIVERING, None)], at)
+
+
 def state_delivering(tx: Tx, integration_id: int, at: str) -> None:
     """Nothing is to be tried again any more: what was said of it goes, until the next delivery tells."""
     row = integrations.get(tx, integration_id)

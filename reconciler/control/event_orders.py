@@ -10,7 +10,15 @@ from datetime import datetime
 from typing import Any
 
 from reconciler.control import publishing
-from reconciler.control.carried import ASKED_PRIO, Asked, Carried, OrderError, integration_of, state_delivering
+from reconciler.control.carried import (
+    ASKED_PRIO,
+    Asked,
+    Carried,
+    OrderError,
+    integration_of,
+    lift_gone,
+    state_delivering,
+)
 from reconciler.control.publishing import Draft
 from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.model.condition import Reason
@@ -42,6 +50,7 @@ def retry_delivery(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
     delivery = _delivery(tx, order)
     if delivery.status is DeliveryStatus.FAILED:
         key = str(delivery.integration_id)
+        lift_gone(tx, delivery.integration_id, rfc3339(now))
         jobs.put(tx, kind="deliver", ref=str(delivery.id), key=key, prio=ASKED_PRIO, due_at=now)
         return Carried({"delivery": delivery.public_id}, start=(Asked("deliver", str(delivery.id)),))
     if delivery.status not in _RETRYABLE:
@@ -67,6 +76,7 @@ def _hindrance(tx: Tx, delivery: Delivery) -> str:
 
 
 def _send_again(tx: Tx, delivery: Delivery, now: datetime) -> Delivery:
+    lift_gone(tx, delivery.integration_id, rfc3339(now))
     delivery_id = deliveries.retry(tx, delivery, rfc3339(now))
     jobs.put(tx, kind="deliver", ref=str(delivery_id), key=str(delivery.integration_id), prio=ASKED_PRIO, due_at=now)
     made = deliveries.get(tx, delivery_id)
@@ -157,6 +167,7 @@ def replay(tx: Tx, order: OperatorRequest, now: datetime) -> Carried:
         synchronizations=tuple(p.get("synchronizations") or ()),
         requested_by=order.requested_by,
     )
+    lift_gone(tx, row.id, rfc3339(now))
     made = replays.create(tx, new, rfc3339(now))
     return Carried({"replay": made.public_id, "integration": str(row.ref)}, has_events=True)
 

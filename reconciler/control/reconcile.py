@@ -27,6 +27,7 @@ from reconciler.model.ids import Ref
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.model.record import LogLevel, Scope
 from reconciler.model.state import DesiredIntegration
+from reconciler.sdk.announced import synchronizations
 from reconciler.sdk.contract import Deletes, Entity, Probe, Subscribes
 from reconciler.sdk.errors import ConnectorError, TransientError
 from reconciler.sdk.live import Connections, Journal, Live, NotConnectableError
@@ -285,8 +286,11 @@ def _outdated(tx: Tx, visit: Visit, live: Live) -> list[Say]:
     """What spoke of a former wish: freshness of what is not read any more, deliveries under the manifest before."""
     statements = [] if _entities(live) else [Say(ConditionType.FRESH, None)]
     row, spec = visit.row, live.manifest.spec
-    is_changed = row.observed_generation != row.generation and not deliveries.failing(tx, row.id)[0]
-    if is_changed or not spec.synchronizations:
+    said = conditions.conditions(tx, row.id).get(ConditionType.DELIVERING)
+    was_gone = said is not None and said.reason is Reason.GONE
+    is_changed = row.observed_generation != row.generation and (was_gone or not deliveries.failing(tx, row.id)[0])
+    is_idle = not synchronizations(type(live.connector), spec) and not was_gone
+    if (is_changed or is_idle) and not conditions.gone(tx, row.id):
         statements.append(Say(ConditionType.DELIVERING, None))
     return statements
 

@@ -15,6 +15,7 @@ from reconciler.desired.connector_checks import wanted_entities
 from reconciler.model.clock import Clock, rfc3339
 from reconciler.model.condition import Reason
 from reconciler.model.finding import Finding
+from reconciler.sdk.announced import synchronizations
 from reconciler.sdk.contract import Probe
 from reconciler.sdk.errors import ConnectorError, place_of
 from reconciler.sdk.live import Live, NotConnectableError
@@ -63,7 +64,7 @@ def needed(live: Live, probe: Probe) -> tuple[str, ...]:
     spec, connector = live.manifest.spec, live.connector
     reads = spec.sync_direction != "outbound"
     entities = wanted_entities(connector.entities_of(connector.config), spec.sync) if reads else ()
-    channels = {s.action for s in spec.synchronizations if s.enabled}
+    channels = {s.action for s in synchronizations(type(connector), spec) if s.enabled}
     used = {r for e in entities for r in e.rights}
     used |= {r for c in connector.channels if c.name in channels for r in c.rights}
     declared = {r for e in connector.entities for r in e.rights} | {r for c in connector.channels for r in c.rights}

@@ -15,6 +15,7 @@ from reconciler.desired.wording import field_names, model_problems, secret_field
 from reconciler.model.finding import Code
 from reconciler.model.manifest import Spec, Sync
 from reconciler.model.secret import Unresolved
+from reconciler.sdk.announced import announced
 from reconciler.sdk.contract import AuthSettings, Connector, Deletes, Entity, Settings
 
 AnyConnector = type[Connector[Any, Any]]
@@ -199,6 +200,9 @@ def direction_problems(
     if direction == "inbound" and spec.synchronizations:
         message = "sync_direction is inbound, but synchronizations deliver events to this integration"
         yield Problem(path, Code.INVALID_VALUE, message, "use bidirectional, or remove the synchronizations")
+    for one in announced(connector, spec.config)[:1] if direction == "inbound" else ():
+        message = f"sync_direction is inbound, but {dotted(one.path[:-1])} delivers events to this integration"
+        yield Problem(path, Code.INVALID_VALUE, message, f"use bidirectional, or remove {dotted(one.path[:-1])}")
     if direction == "inbound" and entities == ():
         yield Problem(
             path, Code.INVALID_VALUE, f"{connector.type} reads nothing, so it cannot be inbound", "use outbound"

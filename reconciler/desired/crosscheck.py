@@ -25,21 +25,21 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What one manifest refers to: `depends_on`, and per synchronization its `from` and the event type it `awaits`.
+    """What one manifest refers to: `depends_on`, per synchronization its `from`, and event types it `awaits`, by their places.
 
     All are of its own workspace; events of integrations themselves are not among those awaited.
     """
 
     depends_on: tuple[Ref, ...] = ()
     sources: tuple[tuple[int, tuple[Ref, ...]], ...] = ()
-    awaits: tuple[tuple[int, str], ...] = ()
+    awaits: tuple[tuple[Path, str], ...] = ()
     every: frozenset[Ref] = frozenset()
 
 
 def make_links(
     depends_on: tuple[Ref, ...],
     sources: tuple[tuple[int, tuple[Ref, ...]], ...],
-    awaits: tuple[tuple[int, str], ...] = (),
+    awaits: tuple[tuple[Path, str], ...] = (),
 ) -> Links | None:
     """None where nothing is named, as in most manifests."""
     every = frozenset(depends_on).union(*(refs for _, refs in sources))

@@ -6,7 +6,7 @@ errors, the connector's, and what neither knows (schedules, templates, direction
 `crosscheck`'s; nothing is decrypted and nothing is looked up outside the revision.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from reconciler.desired.policy import TenantPolicy, place_problems, source_probl
 from reconciler.desired.problem import Problem, did_you_mean, shown
 from reconciler.desired.producers import LIFECYCLE_SUBJECTS, is_lifecycle
 from reconciler.desired.schedule_checks import schedule_problems
-from reconciler.desired.synchronization_checks import synchronization_problems
+from reconciler.desired.synchronization_checks import announced_problems, synchronization_problems
 from reconciler.desired.unresolved import BlobOf, mark_secrets, source_hash
 from reconciler.desired.wording import model_problems, partial_model
 from reconciler.desired.yaml_source import YamlDocument
@@ -37,6 +37,7 @@ from reconciler.model.finding import Code, Severity
 from reconciler.model.ids import Ref
 from reconciler.model.manifest import Integration, Spec, Sync, Synchronization, Workspace
 from reconciler.model.state import DesiredIntegration, Origin
+from reconciler.sdk.announced import Announced, announced
 from reconciler.sdk.contract import Entity
 from reconciler.sdk.registry import UnknownTypeError
 
@@ -146,22 +147,25 @@ def check_integration(document: YamlDocument, file: str, setting: Setting) -> Ou
         integration=integration,
         problems=tuple(check.problems),
         reads=tuple(check.reads),
-        links=links_of(ref, integration.manifest.spec) if ref and integration else None,
+        links=links_of(ref, integration.manifest.spec, check.announced) if ref and integration else None,
         subjects=subjects_of(check.entities, check.tells, integration.manifest.spec) if integration else None,
     )
 
 
-def links_of(ref: Ref, spec: Spec) -> Links | None:
-    """Which other integrations a manifest names; None where it names none."""
+def links_of(ref: Ref, spec: Spec, listed: Sequence[Announced] = ()) -> Links | None:
+    """Which other integrations a manifest names, and whose events it awaits; None where it does neither."""
     depends_on = tuple(Ref(ref.workspace, name) for name in spec.depends_on)
     sources = tuple(
         (index, tuple(Ref(ref.workspace, name) for name in one.from_))
         for index, one in enumerate(spec.synchronizations)
         if one.from_
     )
+    written = (
+        (("spec", "synchronizations", index, "event_type"), one) for index, one in enumerate(spec.synchronizations)
+    )
     awaits = tuple(
-        (index, one.event_type)
-        for index, one in enumerate(spec.synchronizations)
+        (path, one.event_type)
+        for path, one in (*written, *((one.path, one.wanted) for one in listed))
         if one.enabled and not is_lifecycle(one.event_type) and one.event_type.split(".")[0] not in LIFECYCLE_SUBJECTS
     )
     return make_links(depends_on, sources, awaits)
@@ -192,6 +196,7 @@ class _Check:
     manifest: Integration | None = None
     entities: tuple[Entity, ...] | None = None
     tells: tuple[str, ...] | None = ()
+    announced: tuple[Announced, ...] = ()
 
     @property
     def is_wrong(self) -> bool:
@@ -266,6 +271,7 @@ class _Check:
             settings, problems = checked_settings(connector.Config, config, ("spec", "config"))
             self.problems += problems
             entities = entities_under(connector, settings)
+            self.announced = announced(connector, config)
         if self.manifest is None:
             self._ask_parts(connector, entities)
             return
@@ -275,6 +281,7 @@ class _Check:
         self.problems += direction_problems(connector, entities, spec, written)
         if spec.synchronizations:
             self.problems += synchronization_problems(connector, dict(enumerate(spec.synchronizations)))
+        self.problems += announced_problems(connector, spec.config, _names(dict(enumerate(spec.synchronizations))))
         own = canonical_auth(connector, spec.auth)
         if own != spec.auth:
             self.manifest = self.manifest.model_copy(update={"spec": spec.model_copy(update={"auth": own})})
@@ -291,6 +298,12 @@ class _Check:
             if (part := partial_model(Synchronization, item)) is not None
         }
         self.problems += synchronization_problems(connector, parts)
+        config = self.spec.get("config")
+        self.problems += announced_problems(connector, config if isinstance(config, dict) else {}, _names(parts))
+
+
+def _names(wanted: Mapping[int, Synchronization]) -> list[tuple[int, str]]:
+    return [(index, one.name) for index, one in wanted.items()]
 
 
 def _place_problems(setting: Setting, workspace: str, file: str) -> Iterator[Problem]:

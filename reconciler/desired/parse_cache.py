@@ -31,7 +31,7 @@ from reconciler.model.secret import Unresolved
 from reconciler.model.state import DesiredIntegration, Origin, Tree
 
 _UNRESOLVED = 1
-_FORMAT = 2
+_FORMAT = 3
 _WORTH_WRITING = 200
 
 
@@ -46,7 +46,7 @@ class _Document(msgspec.Struct, array_like=True, gc=False):
     auth_type: str
     depends_on: tuple[str, ...]
     sources: tuple[tuple[int, tuple[str, ...]], ...]
-    awaits: tuple[tuple[int, str], ...]
+    awaits: tuple[tuple[tuple[str | int, ...], str], ...]
     subjects: tuple[str, ...] | None
 
 

@@ -37,14 +37,14 @@ def event_problems(
     waiting = {ref: link for ref, link in chosen.items() if link.awaits}
     towns = _towns({ref.workspace for ref in waiting}, claims, subjects) if waiting else {}
     for ref, link in waiting.items():
-        named = dict(link.sources)
-        for index, event_type in link.awaits:
-            sources = named.get(index, ())
+        named: Mapping[Path, tuple[Ref, ...]] = {
+            ("spec", "synchronizations", index, "event_type"): sources for index, sources in link.sources
+        }
+        for path, event_type in link.awaits:
+            sources = named.get(path, ())
             produced = _of_named(sources, subjects) if sources else towns[ref.workspace].others(subjects.get(ref))
             if produced is not None and not any(fnmatchcase(s, event_type.partition(".")[0]) for s in produced):
-                yield CrossProblem(
-                    ref=ref, claim=claims[ref][0], problem=_problem(index, event_type, sources, produced)
-                )
+                yield CrossProblem(ref=ref, claim=claims[ref][0], problem=_problem(path, event_type, sources, produced))
 
 
 @dataclass(slots=True)
@@ -79,14 +79,13 @@ def _of_named(sources: Iterable[Ref], subjects: Subjects) -> Collection[str] | N
     return None if None in found else {s for own in found for s in own or ()}
 
 
-def _problem(index: int, event_type: str, sources: tuple[Ref, ...], produced: Collection[str]) -> Problem:
+def _problem(path: Path, event_type: str, sources: tuple[Ref, ...], produced: Collection[str]) -> Problem:
     subject, _, verb = event_type.partition(".")
     near = difflib.get_close_matches(subject, produced, 1, _NEAR)
     known = [f"{one}.*" for one in (*produced, *LIFECYCLE_SUBJECTS)]
     remedy = f"did you mean {near[0]}.{verb}?" if near else did_you_mean("", known, "there are")
     who = ", ".join(ref.name for ref in sources) if sources else "no other integration of this workspace"
     does = f"{who} {'produces' if len(sources) < 2 else 'produce'}{' no' if sources else ''} {event_type}"
-    path: Path = ("spec", "synchronizations", index, "event_type")
     return Problem(
         path,
         Code.UNKNOWN_EVENT,

@@ -1,10 +1,10 @@
-"""Synchronizations: what is delivered to an integration, and the texts it is made of.
+"""Synchronizations, and lists of event types in `config`: what is delivered to an integration, and the texts it is made of.
 
 In: the validated manifest and the connector's class. Out: problems. Called by `manifests`. Whether the integrations named
 in `from` exist is known only when all files were read: that is `crosscheck`'s.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,6 +17,7 @@ from reconciler.model.event import Lifecycle
 from reconciler.model.finding import Code, Severity
 from reconciler.model.manifest import Synchronization
 from reconciler.model.secret import Unresolved
+from reconciler.sdk.announced import announced, unknown_places
 from reconciler.sdk.contract import Channel
 from reconciler.sdk.template import (
     NAMES,
@@ -43,25 +44,44 @@ def synchronization_problems(connector: AnyConnector, wanted: Mapping[int, Synch
             message = f"two synchronizations are named {one.name}"
             yield Problem((*path, "name"), Code.DUPLICATE_NAME, message, "give each a name of its own")
         seen.add(one.name)
-        yield from _event_problems(one, path)
+        yield from _event_problems(one.event_type, (*path, "event_type"))
         yield from _channel_problems(connector, one, path)
         if one.when is not None:
             yield from _text_problems(one.when, (*path, "when"), compile_condition)
 
 
-def _event_problems(one: Synchronization, path: Path) -> Iterator[Problem]:
-    subject, *rest = one.event_type.split(".")
-    if is_lifecycle(one.event_type) or (len(rest) == 1 and rest[0] in _CHANGES):
+def announced_problems(
+    connector: AnyConnector, config: Mapping[str, Any], names: Sequence[tuple[int, str]]
+) -> Iterator[Problem]:
+    """Of event types that `config` lists; `names` are those of the synchronizations, by place, which share their name space."""
+    found = announced(connector, config)
+    taken = {one.wanted.name: one.path for one in found}
+    for index, name in names:
+        if name in taken:
+            message = f"{name} is the name of what {dotted(taken[name][:-1])} sends"
+            yield Problem(
+                (*_BASE, index, "name"), Code.DUPLICATE_NAME, message, "give the synchronization another name"
+            )
+    for one in found:
+        yield from _event_problems(one.wanted.event_type, one.path)
+    for place in unknown_places(connector, config):
+        message = f"{dotted(place)} must stand here as it is: what is delivered is decided before secrets are read"
+        yield Problem(place, Code.INVALID_VALUE, message, "write the event type in clear")
+
+
+def _event_problems(event_type: str, path: Path) -> Iterator[Problem]:
+    subject, *rest = event_type.split(".")
+    if is_lifecycle(event_type) or (len(rest) == 1 and rest[0] in _CHANGES):
         return
     if subject in LIFECYCLE_SUBJECTS:
-        remedy = did_you_mean(one.event_type, Lifecycle, "there are")
-        message = f"there is no event {one.event_type}: nothing would ever be delivered"
-        yield Problem((*path, "event_type"), Code.UNKNOWN_EVENT, message, remedy, severity=Severity.WARNING)
+        remedy = did_you_mean(event_type, Lifecycle, "there are")
+        message = f"there is no event {event_type}: nothing would ever be delivered"
+        yield Problem(path, Code.UNKNOWN_EVENT, message, remedy, severity=Severity.WARNING)
         return
     if len(rest) != 1 or not get_close_matches(rest[0], _CHANGES[:3], 1, _NEAR):
         return  # of a remote's own, or published over the API: who tells it is known when all files were read
     remedy = f"{subject}.created, {subject}.updated, {subject}.deleted or {subject}.*"
-    yield Problem((*path, "event_type"), Code.INVALID_VALUE, f"there is no event {one.event_type}", remedy)
+    yield Problem(path, Code.INVALID_VALUE, f"there is no event {event_type}", remedy)
 
 
 def _channel_problems(connector: AnyConnector, one: Synchronization, path: Path) -> Iterator[Problem]:

@@ -2,22 +2,22 @@
 
 `sending` is committed before the remote call. Found in that state later, the attempt was interrupted and nobody knows
 whether the remote took it: a channel that drops repeats gets it again, one that can be searched is searched first, and
-for any other the delivery ends as `unknown`, visible and never doubled. Retries follow the schedule of Standard Webhooks
-(spec v1.0.0), a `Retry-After` moves them back, and after the last one the delivery is dead.
+for any other the delivery ends as `unknown`, visible and never doubled. Retries follow the schedule of the channel, and after the
+last one the delivery is dead. So is all that waits or comes, without being sent, once the remote has said that it wants no more.
 
 Who has delivered goes on with what waits for the same target (`_Row`): it is told that the one arrived and begins the next in
 one transaction, which several targets share.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from random import Random
 
 from reconciler.events.standing import state_delivering
 from reconciler.model.clock import Clock, from_rfc3339, rfc3339
-from reconciler.model.condition import ConditionType, Reason
+from reconciler.model.condition import Condition, ConditionType, Reason
 from reconciler.model.event import DeliveryStatus, Message, Receipt
 from reconciler.model.job import Claim, Job, Outcome
 from reconciler.model.record import LogLevel
@@ -41,7 +41,6 @@ from reconciler.store.deliveries import Delivery
 from reconciler.store.integrations import IntegrationRow
 from reconciler.store.together import Together
 
-SCHEDULE = tuple(timedelta(seconds=s) for s in (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400))
 # a target that is connected again wakes what waits for it; this is a safety net
 NOT_CONNECTED_PAUSE = timedelta(minutes=5)
 NOT_KNOWN_PAUSE = timedelta(seconds=5)
@@ -121,8 +120,11 @@ class Deliverer:
         target = await self._database.read(lambda tx: integrations.get(tx, waiting.integration_id))
         if target is None or target.removed_at is not None:
             return await self._abandon(waiting, claim)
+        said = await self._database.read(lambda tx: conditions.conditions(tx, target.id))
+        if gone := _gone(target, said.get(ConditionType.DELIVERING)):
+            return await self._bury(waiting, claim, gone)
         try:
-            live = await self._live(target)
+            live = await self._live(target, said)
         except NotConnectableError as error:
             is_known = error.reason is not Reason.PENDING
             pause = NOT_CONNECTED_PAUSE * self._random.uniform(1, 2) if is_known else NOT_KNOWN_PAUSE
@@ -139,9 +141,8 @@ class Deliverer:
             await self._attempt(ready, row)
         return outcome
 
-    async def _live(self, target: IntegrationRow) -> Live:
+    async def _live(self, target: IntegrationRow, said: Mapping[ConditionType, Condition]) -> Live:
         """Waiting for a target to be connected, resumed or given a good credential is no attempt."""
-        said = await self._database.read(lambda tx: conditions.conditions(tx, target.id))
         if not target.is_connected or target.is_suspended or ConditionType.STALLED in said:
             raise NotConnectableError(Reason.DEPENDENCY_NOT_READY, "the target is not connected")
         return await self._connections.live(target.id)
@@ -150,6 +151,22 @@ class Deliverer:
         """Nobody is left to send it to: taken back, or unknown where an attempt had begun."""
         at, message = rfc3339(self._clock.now()), "the target was let go before anybody knew whether it had arrived"
         await self._database.write(lambda tx: deliveries.abandon(tx, waiting, claim.fence, Reason.PRUNED, message, at))
+        return Outcome()
+
+    async def _bury(self, waiting: Delivery, claim: Claim, gone: str) -> Outcome:
+        """The remote wants no more, and nobody has changed that: it is not asked again for each of them."""
+        at, message = rfc3339(self._clock.now()), f"not sent: {gone}"
+        doubt = f"interrupted, and nobody knows whether it had arrived; it is not sent again: {gone}"
+
+        def bury(tx: Tx) -> None:
+            if not deliveries.bury(tx, waiting.id, Reason.GONE, message, at):
+                deliveries.abandon(tx, waiting, claim.fence, Reason.GONE, doubt, at)
+
+        await self._database.write(bury)
+        self._journal(
+            waiting.integration_id, LogLevel.INFO, f"delivery {message}", delivery=waiting.public_id, reason=Reason.GONE
+        )
+        await self._journal.flush()
         return Outcome()
 
     async def _begin(self, waiting: Delivery, claim: Claim, live: Live, channel: Channel | None) -> _Ready | None:
@@ -230,6 +247,7 @@ class Deliverer:
             progress=delivery.progress,
             is_repeat=ready.is_repeat,
             first_attempt_at=from_rfc3339(first) if first else None,
+            event_at=from_rfc3339(delivery.event_at),
         )
         if ready.is_repeat and ready.channel.repeat is Repeat.FIND and isinstance(connector, Finds):
             try:
@@ -284,11 +302,16 @@ class Deliverer:
         is_unsafe = isinstance(error, AmbiguousError) and ready.channel.repeat is Repeat.UNSAFE
         if is_unsafe or isinstance(error, _UnknowableError):
             return DeliveryStatus.UNKNOWN, None
-        if isinstance(error, RejectedError) or ready.delivery.attempts > len(SCHEDULE):
+        retries = ready.channel.retries
+        if isinstance(error, RejectedError) or ready.delivery.attempts > len(retries.pauses):
             return DeliveryStatus.DEAD, None
-        pause = SCHEDULE[ready.delivery.attempts - 1] * self._random.uniform(0.9, 1.1)
+        pause = retries.pauses[ready.delivery.attempts - 1] * self._random.uniform(
+            1 - retries.jitter, 1 + retries.jitter
+        )
         asked = error.retry_after if isinstance(error, TransientError) else None
-        return DeliveryStatus.FAILED, self._clock.now() + max(pause, asked or timedelta())
+        if asked:
+            pause = asked if retries.is_overruled else max(pause, asked)
+        return DeliveryStatus.FAILED, self._clock.now() + pause
 
     async def _settle(self, delivery: Delivery, status: DeliveryStatus, reason: Reason, message: str) -> None:
         await self._record(delivery, deliveries.Outcome(status, reason, message), None)
@@ -301,7 +324,8 @@ class Deliverer:
         def record(tx: Tx) -> tuple[Delivery, bool] | None:
             if not deliveries.settle(tx, delivery, outcome, rfc3339(now)):
                 return None
-            state_delivering(tx, delivery.integration_id, outcome.status, outcome.reason, outcome.message, rfc3339(now))
+            said = (outcome.status, outcome.reason, outcome.message, rfc3339(now))
+            state_delivering(tx, delivery.integration_id, *said, row.generation if row else None)
             if outcome.is_refused:
                 key = str(delivery.integration_id)
                 jobs.put(tx, kind="reconcile", ref=key, key=key, prio=10, due_at=now)
@@ -349,6 +373,12 @@ class Deliverer:
 
     async def _begin_all(self, begins: Sequence[_Begin]) -> Sequence[tuple[Delivery | None, bool, bool]]:
         return await self._database.write(lambda tx: [one(tx) for one in begins], guarded=True)
+
+
+def _gone(target: IntegrationRow, said: Condition | None) -> str:
+    """What the remote said when it wanted no more, of the manifest that there is now; empty where it did not."""
+    is_gone = said is not None and said.reason is Reason.GONE and said.generation == target.generation
+    return said.message if said is not None and is_gone else ""
 
 
 def _free(tx: Tx, delivery_id: int, next_at: str | None) -> None:

@@ -148,11 +148,14 @@ def _stored_event(name: str, event: StoredEvent) -> Event:
         detail=event.detail,
         source=event.source,
         subject=event.subject,
+        occurred_at=from_rfc3339(event.occurred_at) if event.occurred_at else None,
     )
 
 
 def _chosen(wanted: Sequence[Subscription], workspace: str, source: str, event_type: str) -> list[Subscription]:
-    return [s for s in wanted if s.wants_type(workspace, source, event_type)]
+    """The first of one name: an event that several types of a list fit is told once."""
+    fitting = [s for s in wanted if s.wants_type(workspace, source, event_type)]
+    return list({(s.target_id, s.name): s for s in reversed(fitting)}.values())[::-1]
 
 
 def _deliveries(event: Event, source_id: int | None, chosen: Sequence[Subscription]) -> list[NewDelivery]:

@@ -1,4 +1,6 @@
-"""Who wants which events: the `synchronizations` of all manifests, compiled once per change of desired state."""
+"""Who wants which events: the `synchronizations` of all manifests, and the types that a `config` lists, compiled once per change
+of desired state.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,10 +10,12 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from reconciler.model.clock import rfc3339
 from reconciler.model.condition import Reason
 from reconciler.model.event import Event
 from reconciler.model.ids import Ref
 from reconciler.model.manifest import Integration, Synchronization
+from reconciler.sdk.announced import synchronizations
 from reconciler.sdk.contract import Channel, Connector
 from reconciler.sdk.template import Condition, FieldMap, TemplateError, compile_condition, compile_map
 
@@ -84,7 +88,7 @@ def compile_subscriptions(
         return ()
     ref = Ref(manifest.metadata.workspace, manifest.metadata.name)
     made = []
-    for wanted in manifest.spec.synchronizations:
+    for wanted in synchronizations(connector, manifest.spec):
         channel = connector.channel(wanted.action)
         if wanted.enabled and channel is not None:
             made.append(_compile(integration_id, ref, wanted, channel))
@@ -102,7 +106,7 @@ def _compile(integration_id: int, ref: Ref, wanted: Synchronization, channel: Ch
         event_type=wanted.event_type,
         sources=frozenset(wanted.from_) if wanted.from_ is not None else None,
         condition=compile_condition(wanted.when) if wanted.when else None,
-        fields=compile_map(fields, channel.html_fields),
+        fields=compile_map({**channel.defaults, **(fields or channel.plain)}, channel.html_fields),
         channel=channel.name,
         model=channel.fields,
     )
@@ -118,11 +122,14 @@ def context_of(event: Event) -> dict[str, Any]:
             "id": event.id,
             "type": event.type,
             "at": event.at.isoformat(),
+            "occurred_at": rfc3339(event.occurred_at or event.at),
             "entity": event.entity,
             "key": event.key,
             "detail": event.detail,
             "source": event.source,
             "subject": event.subject,
+            "about": event.about,
+            "data": event.said,
         },
         "integration": {"name": event.integration, "workspace": event.workspace},
     }

@@ -91,6 +91,7 @@ class Reason(StrEnum):
     STORE_FULL = "StoreFull"
     DELIVERY_FAILING = "DeliveryFailing"
     DELIVERY_UNKNOWN = "DeliveryUnknown"
+    GONE = "Gone"
     TEMPLATE_FAILED = "TemplateFailed"
     INTERNAL_ERROR = "InternalError"
 

@@ -40,6 +40,9 @@ class Lifecycle(StrEnum):
     SCHEMA_CHANGED = "schema.changed"
 
 
+_OWN = frozenset(Lifecycle)
+
+
 class DeliveryStatus(StrEnum):
     PENDING = "pending"
     SENDING = "sending"
@@ -52,7 +55,7 @@ class DeliveryStatus(StrEnum):
 
 _S = DeliveryStatus
 TRANSITIONS: Mapping[DeliveryStatus, frozenset[DeliveryStatus]] = {
-    _S.PENDING: frozenset({_S.SENDING, _S.CANCELLED}),
+    _S.PENDING: frozenset({_S.SENDING, _S.DEAD, _S.CANCELLED}),
     _S.SENDING: frozenset({_S.DELIVERED, _S.FAILED, _S.DEAD, _S.UNKNOWN, _S.CANCELLED}),
     _S.FAILED: frozenset({_S.SENDING, _S.DEAD, _S.CANCELLED}),
     _S.DELIVERED: frozenset(),
@@ -74,7 +77,8 @@ def summary_status(statuses: Collection[DeliveryStatus]) -> str:
 class Event:
     """Something that happened. `record` and `previous` are empty for lifecycle events; `changed` names top-level fields.
 
-    `source` is record, lifecycle or published; what was published has its payload as `record`, and `subject`.
+    `source` is record, lifecycle or published; what was published has its payload as `record`, and `subject`. `at` is when
+    we took it down, `occurred_at` when it happened where a publisher said so.
     """
 
     id: str
@@ -90,6 +94,27 @@ class Event:
     detail: Mapping[str, Any] = field(default_factory=dict)
     source: str = "record"
     subject: str = ""
+    occurred_at: datetime | None = None
+
+    @property
+    def about(self) -> str:
+        """`order/1001`, what its publisher said, or the integration that it is of: `integration/erp`."""
+        if self.source == "record":
+            return f"{self.type.partition('.')[0]}/{self.key}"
+        said = self.detail.get("subject", "") if self._is_of_remote else self.subject
+        return str(said) or (f"integration/{self.integration}" if self.integration else "")
+
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """The record, or what was published or a remote told; of what an integration tells of itself, the details."""
+        if self._is_of_remote:
+            return dict(self.detail.get("data") or {})
+        return self.detail if self.source == "lifecycle" else self.record
+
+    @property
+    def _is_of_remote(self) -> bool:
+        """What a remote tells is in the log beside what integrations tell of themselves."""
+        return self.source == "lifecycle" and self.type not in _OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +122,8 @@ class Message:
     """What a channel is asked to send. `delivery_id` and `event_id` stay the same over all attempts of one delivery.
 
     `fields` were rendered and checked against the channel's model. `progress` is what an earlier, partly successful
-    attempt handed back. `is_repeat` is true when an earlier attempt may have reached the remote.
+    attempt handed back. `is_repeat` is true when an earlier attempt may have reached the remote. `event_at` is when we took
+    the event down.
     """
 
     delivery_id: str
@@ -107,6 +133,7 @@ class Message:
     progress: Mapping[str, Any] = field(default_factory=dict)
     is_repeat: bool = False
     first_attempt_at: datetime | None = None
+    event_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,10 +75,14 @@ class Sync(Written):
     timeout: Duration = Field(timedelta(hours=6), description="Deadline of one run.")
 
 
+EVENT_TYPES = r"^[a-z0-9_*]+(\.[a-z0-9_*]+)+$"
+"""One type of events, or with `*` several."""
+
+
 class Synchronization(Written):
     name: Name
     event_type: str = Field(
-        pattern=r"^[a-z0-9_*]+(\.[a-z0-9_*]+)+$",
+        pattern=EVENT_TYPES,
         description="`<entity, singular>.<created|updated|deleted>`, a lifecycle event, or one that is published over the API;"
         " `*` stands for anything.",
     )

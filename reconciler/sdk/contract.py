@@ -81,12 +81,33 @@ class Entity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retries:
+    """When a delivery that failed is tried again: after each of `pauses`, more or less by `jitter`; after the last it is dead.
+
+    What the remote asks to wait makes a pause longer; where `is_overruled`, it takes its place.
+    """
+
+    pauses: tuple[timedelta, ...]
+    jitter: float = 0.1
+    is_overruled: bool = False
+
+
+RETRIES = Retries(
+    pauses=tuple(timedelta(seconds=s) for s in (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400))
+)
+"""The schedule of Standard Webhooks (spec v1.0.0)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Channel:
     """One way to hand an event to the remote.
 
     `fields` is the model of what `map` may set; `text_field` is the field that `template` fills. In `html_fields` what a
     template puts in is escaped. `repeat` decides what a crash between sending and recording means. `deadline` bounds one
     attempt: giving up early makes doubt.
+
+    `defaults` stand below every `map`, `plain` is the map of a synchronization that has neither template nor map.
+    `events_at` is the dotted place in `config` of a list of event types that go out here without a synchronization.
     """
 
     name: str
@@ -97,6 +118,10 @@ class Channel:
     repeat: Repeat = Repeat.UNSAFE
     rights: tuple[str, ...] = ()
     deadline: timedelta = timedelta(seconds=30)
+    retries: Retries = RETRIES
+    defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    plain: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    events_at: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +269,9 @@ class Http(Protocol):
     Answers of 400 and above are raised as errors of `reconciler.sdk.errors` unless `expect` names the status or `classify`
     says otherwise. A request that is not `safe` is sent once: a lost answer is an AmbiguousError. GET, HEAD and OPTIONS
     are safe by default. 3xx answers to GET and HEAD are followed on the same host; credentials never go to another.
-    `lane` "deliver" and "probe" draw on the share of the rate budget that syncs may not use up.
+    `lane` "deliver" and "probe" draw on the share of the rate budget that syncs may not use up. `content` is sent as it is;
+    its type is for `headers` to say. `public_only`: private addresses are refused as well, whatever is permitted to others,
+    unless `hosts.allow` of the daemon's settings names them.
     """
 
     async def send(
@@ -256,10 +283,12 @@ class Http(Protocol):
         headers: Mapping[str, str] | None = None,
         json: Any = None,
         form: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
         safe: bool | None = None,
         expect: tuple[int, ...] = (),
         classify: Classify | None = None,
         lane: Literal["sync", "deliver", "probe"] = "sync",
+        public_only: bool = False,
     ) -> Answer: ...
 
 
@@ -277,12 +306,17 @@ async def no_keys() -> Sequence[KeyFacts]:
     return ()
 
 
+async def always() -> bool:
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """Everything a connector may use; it makes none of this itself.
 
     `marker` is `<workspace>/<name>`, the text that remote objects of ours bear. `inbound_url` is where the remote may
     reach us, None where the daemon has no public URL. `keys` are those with which others may push to this integration.
+    `may_deliver` is false after a GoneError, until the manifest changes or a person asks for a retry.
     """
 
     http: Http
@@ -295,6 +329,7 @@ class Room:
     inbound_url: str | None = None
     fingerprint: Callable[[Secret], str]
     keys: Callable[[], Awaitable[Sequence[KeyFacts]]] = no_keys
+    may_deliver: Callable[[], Awaitable[bool]] = always
 
 
 SettingsClass = type[Settings]

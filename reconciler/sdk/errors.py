@@ -8,6 +8,7 @@ ConnectorError
 ├── UnauthorizedError         wrong credential: stops until the credential changes
 ├── ForbiddenError            one right is missing: the entity is skipped, visibly; the rest goes on
 ├── RejectedError             the remote refuses what was asked: stops until the manifest or the event changes
+│   └── GoneError             it wants no more, ever: no event is sent until the manifest changes or a person asks
 └── UnsupportedError          not on this machine or not by this remote: stops until something is installed or changed
 """
 
@@ -81,6 +82,10 @@ class ForbiddenError(ConnectorError):
 
 class RejectedError(ConnectorError):
     reason = Reason.REJECTED
+
+
+class GoneError(RejectedError):
+    reason = Reason.GONE
 
 
 class UnsupportedError(ConnectorError):

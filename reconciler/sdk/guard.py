@@ -11,7 +11,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from reconciler.model.condition import Reason
@@ -87,8 +87,12 @@ class HostGuard:
         self._allow = tuple(map(_rule, settings.allow))
         self._deny = tuple(map(_rule, settings.deny))
         self._only = tuple(map(_rule, settings.only))
-        self._allow_private = settings.allow_private
+        self._settings = settings
         self._resolve = resolve
+
+    def public(self) -> "HostGuard":
+        """The same rules, and private networks are closed: for what a manifest may name but need not be in the house."""
+        return HostGuard(replace(self._settings, allow_private=False), self._resolve)
 
     async def permit(self, host: str, port: int) -> None:
         """Raises RejectedError when any address of the host is forbidden: the caller's library picks one itself."""
@@ -164,9 +168,15 @@ class HostGuard:
             return "is an unspecified address"
         if address.is_multicast or (address.version == 4 and address.is_reserved):
             return "is a multicast, broadcast or reserved address"
-        if not self._allow_private and (address.is_private or address in _SHARED_SPACE):
+        if not self._settings.allow_private and _is_private(address):
             return "is a private address"
         return ""
+
+
+def _is_private(address: IPAddress) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and (address.is_site_local or address.is_reserved):
+        return True
+    return address.is_private or address in _SHARED_SPACE
 
 
 _IS_METADATA = "is a link-local or cloud metadata address"

@@ -116,7 +116,7 @@ class HttpClient:
         self._credential = credential
         self._limits = limits
         self._settings = settings or HttpSettings()
-        self._wire: Wire | None = None
+        self._wires: dict[bool, Wire] = {}
         self._opening = asyncio.Lock()
 
     async def send(
@@ -128,13 +128,15 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         json: Any = None,
         form: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
         safe: bool | None = None,
         expect: tuple[int, ...] = (),
         classify: Classify | None = None,
         lane: Lane = "sync",
+        public_only: bool = False,
     ) -> Answer:
         is_safe = method in SAFE if safe is None else safe
-        body, kind = _body(json, form)
+        body, kind = (content, {}) if content is not None else _body(json, form)
         sent = {
             "User-Agent": USER_AGENT,
             "Accept": "*/*",
@@ -142,7 +144,7 @@ class HttpClient:
             **kind,
             **(headers or {}),
         }
-        wire = await self._open()
+        wire = await self._open(public_only)
         from reconciler.sdk.transport import Prepared
 
         request = Prepared(method, _url(url, params), _checked(sent), body, is_safe)
@@ -150,22 +152,22 @@ class HttpClient:
 
     async def close(self) -> None:
         """Closes kept connections; the client opens new ones if it is used again."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
+        wires, self._wires = self._wires, {}
+        for wire in wires.values():
             await wire.close()
 
-    async def _open(self) -> "Wire":
+    async def _open(self, public_only: bool) -> "Wire":
         async with self._opening:
-            if self._wire is None:
+            if public_only not in self._wires:
                 # Loading the library and the trust store takes milliseconds of CPU and disk.
-                self._wire = await asyncio.to_thread(self._make_wire)
-        return self._wire
+                self._wires[public_only] = await asyncio.to_thread(self._make_wire, public_only)
+            return self._wires[public_only]
 
-    def _make_wire(self) -> "Wire":
+    def _make_wire(self, public_only: bool) -> "Wire":
         from reconciler.sdk.transport import Wire
 
-        settings = self._settings
-        return Wire(self._network, self._network.tls(), max_body=settings.max_body, keep=settings.keep)
+        kept, network = self._settings, self._network
+        return Wire(network, network.tls(), max_body=kept.max_body, keep=kept.keep, public_only=public_only)
 
     async def _retried(self, wire: "Wire", order: _Order) -> Answer:
         tries = self._settings.tries if order.request.is_safe else 1

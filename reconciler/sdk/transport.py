@@ -18,6 +18,7 @@ import httpx
 
 from reconciler.model.condition import Reason
 from reconciler.sdk.errors import AmbiguousError, ConnectorError, RejectedError, TransientError
+from reconciler.sdk.guard import HostGuard
 from reconciler.sdk.network import GuardedNetwork, tls_refusal
 
 _NOTHING_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
@@ -45,8 +46,8 @@ class Received:
 class _CheckedBackend(httpcore.AsyncNetworkBackend):
     """Opens TCP connections to the addresses that the guard permits, one after the other."""
 
-    def __init__(self, network: GuardedNetwork) -> None:
-        self._network = network
+    def __init__(self, guard: HostGuard) -> None:
+        self._guard = guard
         self._tcp = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -59,7 +60,7 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         try:
             async with asyncio.timeout(timeout):
-                addresses = await self._network.guard.addresses(host, port)
+                addresses = await self._guard.addresses(host, port)
         except TimeoutError:
             raise httpcore.ConnectTimeout(f"no answer from DNS for {host}") from None
         share = None if timeout is None else timeout / len(addresses)
@@ -86,13 +87,16 @@ class _Bytes(httpx.AsyncByteStream):
 
 
 class _Pools(httpx.AsyncBaseTransport):
-    """A direct pool and, where there is a proxy, one through it."""
+    """A direct pool and, where there is a proxy, one through it. `guard` is for remotes; a proxy may stand in the house."""
 
-    def __init__(self, network: GuardedNetwork, context: ssl.SSLContext, keep: float) -> None:
+    def __init__(self, network: GuardedNetwork, guard: HostGuard, context: ssl.SSLContext, keep: float) -> None:
         self._network = network
-        backend = _CheckedBackend(network)
-        common: dict[str, Any] = {"ssl_context": context, "network_backend": backend, "keepalive_expiry": keep}
-        self._direct = httpcore.AsyncConnectionPool(max_connections=None, **common)
+        self._guard = guard
+        common: dict[str, Any] = {"ssl_context": context, "keepalive_expiry": keep}
+        self._direct = httpcore.AsyncConnectionPool(
+            max_connections=None, network_backend=_CheckedBackend(guard), **common
+        )
+        common["network_backend"] = _CheckedBackend(network.guard)
         self._proxied = _proxy_pool(network.settings.proxy, common) if network.settings.proxy else None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -110,7 +114,7 @@ class _Pools(httpx.AsyncBaseTransport):
         port = url.port or (443 if url.scheme == "https" else 80)
         if self._proxied is None or not self._network.uses_proxy(url.host, port):
             return self._direct
-        self._network.guard.check_name(url.host, port)
+        self._guard.check_name(url.host, port)
         return self._proxied
 
     async def aclose(self) -> None:
@@ -135,11 +139,20 @@ class Wire:
     """Connections are kept between requests, cookies are not. Unused for `keep`, everything is closed until the next one.
 
     The library closes a connection that was kept for too long with the next request only, and a thousand integrations that
-    ask once in five minutes would hold a thousand sockets meanwhile.
+    ask once in five minutes would hold a thousand sockets meanwhile. `public_only` wires share no connection with others.
     """
 
-    def __init__(self, network: GuardedNetwork, context: ssl.SSLContext, *, max_body: int, keep: timedelta) -> None:
+    def __init__(
+        self,
+        network: GuardedNetwork,
+        context: ssl.SSLContext,
+        *,
+        max_body: int,
+        keep: timedelta,
+        public_only: bool = False,
+    ) -> None:
         self._network = network
+        self._guard = network.guard.public() if public_only else network.guard
         self._context = context
         self._max_body = max_body
         self._keep = keep.total_seconds()
@@ -197,7 +210,7 @@ class Wire:
             settings = self._network.settings
             read, connect = settings.read_timeout.total_seconds(), settings.connect_timeout.total_seconds()
             self._client = httpx.AsyncClient(
-                transport=_Pools(self._network, self._context, self._keep),
+                transport=_Pools(self._network, self._guard, self._context, self._keep),
                 timeout=httpx.Timeout(read, connect=connect),
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 trust_env=False,

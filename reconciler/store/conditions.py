@@ -37,6 +37,15 @@ def stands(tx: Tx, integration_id: int, type_name: ConditionType) -> bool:
     return bool(tx.value(sql, i=integration_id, t=type_name))
 
 
+def gone(tx: Tx, integration_id: int) -> str:
+    """What was said when the remote wanted no more of the generation that there is now; empty where it did not say so."""
+    sql = (
+        "SELECT c.message FROM condition c JOIN integration n ON n.id = c.integration_id AND n.generation = c.generation"
+        " WHERE c.integration_id = :i AND c.type = :t AND c.reason = :r"
+    )
+    return str(tx.value(sql, i=integration_id, t=ConditionType.DELIVERING, r=Reason.GONE) or "")
+
+
 def unwell(tx: Tx, type_name: ConditionType) -> frozenset[int]:
     """Those of which that condition was not true when it was looked at last."""
     sql = "SELECT integration_id FROM condition WHERE type = :t AND truth <> 'True'"

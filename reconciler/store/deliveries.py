@@ -289,6 +289,19 @@ def _given_up_at(tx: Tx, delivery_id: int) -> str:
     return rfc3339(from_rfc3339(begun) + LONGEST_ATTEMPT) if begun else ""
 
 
+def bury(tx: Tx, delivery_id: int, reason: str, message: str, at: str) -> bool:
+    """Dead without an attempt; False where one was begun, or it has ended."""
+    touched = tx.rowcount(
+        "UPDATE delivery SET status = 'dead', reason = :r, error = :m, next_at = NULL, finished_at = :at"
+        " WHERE id = :id AND status IN ('pending', 'failed')",
+        r=reason,
+        m=message[:2000],
+        at=at,
+        id=delivery_id,
+    )
+    return bool(touched)
+
+
 def abandon(tx: Tx, delivery: Delivery, fence: int, reason: str, message: str, at: str) -> bool:
     """The target was let go: what was never sent is cancelled, what an interrupted attempt left is unknown."""
     if cancel(tx, delivery.id, reason, at):

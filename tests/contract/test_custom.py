@@ -1,6 +1,5 @@
 """The custom connector: signatures of Standard Webhooks in both directions, rules of manifests, what its probe says."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,10 +13,10 @@ from reconciler.sdk.contract import Channel, KeyFacts, Verifies
 from reconciler.sdk.errors import RejectedError, UnauthorizedError
 from reconciler.sdk.inbound import Accepts
 from reconciler.sdk.pushed import NotUnderstoodError, Pushed, is_older, read_events, strict
-from reconciler.sdk.testing.case import CANARY, Case, Dispatch, message
+from reconciler.sdk.testing.case import CANARY, Case, Dispatch
 from reconciler.sdk.testing.conformance import Conformance
 from reconciler.sdk.testing.room import START, Bench, VirtualClock
-from simulators.custom import CustomSystem, signed
+from simulators.custom import CustomSystem
 
 SECRET = "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8="
 BODY = (
@@ -228,31 +227,3 @@ async def test_the_probe_says_that_a_key_is_missing_or_due() -> None:
 async def test_the_probe_demands_a_secret_where_signatures_are() -> None:
     with pytest.raises(UnauthorizedError):
         await _probed({"type": "generated_api_key", "signature": "required"})
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("status", [302, 410, 422])
-async def test_a_place_that_is_gone_or_elsewhere_ends_the_delivery(status: int) -> None:
-    from reconciler.sdk.testing.faults import status as answering
-
-    with CustomSystem("s", now=lambda: START) as sim:
-        async with Bench() as bench:
-            connector = made(bench, {"outbound": {"url": f"{sim.url}/hook", "secret": "s"}})
-            sim.faults.add(answering(status), path="/hook", times=None)
-            channel = Custom.channels[0]
-            with pytest.raises(RejectedError):
-                await connector.deliver(channel, message(channel, {"text": "x"}))
-
-
-@pytest.mark.asyncio
-async def test_what_goes_out_is_an_event_like_those_that_come_in() -> None:
-    with CustomSystem(SECRET, now=lambda: START) as sim:
-        async with Bench() as bench:
-            connector = made(bench, {"outbound": {"url": f"{sim.url}/hook", "secret": SECRET}})
-            channel = Custom.channels[0]
-            await connector.deliver(channel, message(channel, {"text": "x", "subject": "order/1", "data": {"n": 1}}))
-    (event,) = sim.received.values()
-    assert read_events(event, START, lambda *_: "").rejected == []
-    assert event["data"] == {"n": 1, "text": "x"}
-    assert signed(SECRET, "a", AT, b"{}")["webhook-signature"] == signature(Secret(SECRET), "a", "1795176000", b"{}")
-    assert json.dumps(event)

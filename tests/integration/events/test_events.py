@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from reconciler.control.lateness import DeliveryLateness
-from reconciler.events.deliver import SCHEDULE
 from reconciler.events.route import Router
 from reconciler.model.clock import rfc3339
 from reconciler.model.condition import ConditionType, Reason, Truth
 from reconciler.model.event import TRANSITIONS, DeliveryStatus, Receipt
 from reconciler.sdk.budget import BudgetSpentError
+from reconciler.sdk.contract import RETRIES
 from reconciler.sdk.errors import (
     AmbiguousError,
     ConnectorError,
@@ -293,7 +293,7 @@ async def test_the_schedule_ends_in_dead_and_retry_after_moves_it(world: World) 
     await _pair(world)
     (made,) = await _arrives(world, 1)
     pauses = []
-    for attempt in range(len(SCHEDULE) + 1):
+    for attempt in range(len(RETRIES.pauses) + 1):
         more = {"retry_after": timedelta(hours=1)} if attempt == 0 else {}
         world.remote("target").answers.append(RateLimitedError("slow", **more))
         made = await _send(world, made)
@@ -301,7 +301,7 @@ async def test_the_schedule_ends_in_dead_and_retry_after_moves_it(world: World) 
             pauses.append(datetime.fromisoformat(made.next_at) - world.clock.now())
     assert (made.status, made.attempts) == (S.DEAD, 10)
     assert pauses[0] == timedelta(hours=1)
-    assert all(0.9 * s <= p <= 1.1 * s for p, s in zip(pauses[1:], SCHEDULE[1:], strict=True))
+    assert all(0.9 * s <= p <= 1.1 * s for p, s in zip(pauses[1:], RETRIES.pauses[1:], strict=True))
     assert len(await world.read(lambda tx: deliveries.attempts(tx, made.id))) == 10
 
 
@@ -309,7 +309,7 @@ async def test_waiting_for_the_rate_budget_is_no_attempt(world: World) -> None:
     """Else a long queue to a slow remote would end as dead without having been sent."""
     await _pair(world)
     (delivery,) = await _arrives(world, 1)
-    for _ in range(len(SCHEDULE) + 2):
+    for _ in range(len(RETRIES.pauses) + 2):
         spent = BudgetSpentError("used up for 40 s", retry_after=timedelta(seconds=40))
         world.remote("target").answers.append(spent)
         outcome = await world.work("deliver", delivery.id, delivery.integration_id)

@@ -5,7 +5,7 @@ import base64
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -292,3 +292,56 @@ async def test_a_proxy_that_is_no_http_url(proxy: str) -> None:
     async with rigged(network=NetworkSettings(proxy=proxy)) as rig:
         with pytest.raises(RejectedError, match="proxy"):
             await rig.get("https://snow.example/")
+
+
+def _resolving(*answers: str) -> Callable[[str, int], Awaitable[Sequence[str]]]:
+    """Another address each time, the last one from then on."""
+    left = list(answers)
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return (left.pop(0) if len(left) > 1 else left[0],)
+
+    return resolve
+
+
+async def test_what_must_be_public_is_not_sent_to_a_private_address() -> None:
+    async with rigged(resolve=_resolving("10.1.2.3")) as rig:
+        with pytest.raises(RejectedError, match=r"10\.1\.2\.3 is a private address") as caught:
+            await rig.post("http://hooks.example/x", public_only=True)
+        assert caught.value.why is Reason.HOST_NOT_PERMITTED
+
+
+async def test_a_name_that_turns_private_gains_nothing() -> None:
+    async with listening(reply()) as server, rigged(resolve=_resolving("127.0.0.1", "10.1.2.3")) as rig:
+        url = f"http://hooks.example:{server.port}/x"
+        assert (await rig.post(url, public_only=True)).status == 200
+        await rig.client.close()
+        with pytest.raises(RejectedError, match="private"):
+            await rig.post(url, public_only=True)
+        assert len(server.seen) == 1
+
+
+async def test_what_must_be_public_takes_no_connection_of_what_need_not() -> None:
+    async with listening(reply()) as server, rigged(resolve=_resolving("127.0.0.1", "10.1.2.3")) as rig:
+        url = f"http://hooks.example:{server.port}/x"
+        await rig.post(url)
+        with pytest.raises(RejectedError, match="private"):
+            await rig.post(url, public_only=True)
+        assert len(server.seen) == 1
+
+
+async def test_behind_a_proxy_private_addresses_are_refused_to_what_must_be_public() -> None:
+    async with proxying(Proxy()) as proxy:
+        network = NetworkSettings(proxy=f"http://proxy.corp:{proxy.port}")
+        async with rigged(network=network, resolve=only_the_proxy) as rig:
+            with pytest.raises(RejectedError, match="private"):
+                await rig.post("http://10.1.2.3/x", public_only=True)
+            assert (await rig.post("http://hooks.example/x", public_only=True)).body == b"forwarded"
+        assert proxy.asked == ["POST http://hooks.example/x"]
+
+
+async def test_content_is_sent_as_it_is() -> None:
+    body = b'{"b": 1,  "a":2}'
+    async with listening(reply()) as server, rigged() as rig:
+        await rig.client.send("POST", server.url, content=body, headers={"Content-Type": "application/json"})
+        assert (server.seen[0].body, server.seen[0].headers["content-type"]) == (body, "application/json")

@@ -51,11 +51,31 @@ async def test_addresses_of_the_machine_and_the_cloud_are_refused(address: str) 
         await guard(address).addresses("snow.example", 443)
 
 
-@pytest.mark.parametrize("address", ["10.1.2.3", "172.16.0.1", "192.168.1.1", "fd12::1", "100.64.0.1"])
+PRIVATE = [
+    "10.1.2.3",
+    "172.16.0.1",
+    "192.168.1.1",
+    "fd12::1",
+    "100.64.0.1",
+    "fec0::1",
+    "::ffff:10.1.2.3",
+    "64:ff9b::a01:203",
+]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
 async def test_private_ranges_are_for_the_settings_to_close(address: str) -> None:
     await guard(address).permit("cmdb.corp", 443)
-    with pytest.raises(RejectedError, match="private"):
-        await guard(address, allow_private=False).permit("cmdb.corp", 443)
+    for closed in (guard(address, allow_private=False), guard(address).public()):
+        with pytest.raises(RejectedError, match="private"):
+            await closed.permit("cmdb.corp", 443)
+
+
+@pytest.mark.parametrize("allow", ["10.1.2.0/24", "10.1.2.3:443", "*.corp"])
+async def test_the_allow_list_opens_private_addresses_to_what_must_be_public(allow: str) -> None:
+    await guard("10.1.2.3", allow=(allow,)).public().permit("hooks.corp", 443)
+    with pytest.raises(RejectedError, match="denied"):
+        await guard("10.1.2.3", allow=(allow,), deny=("10.0.0.0/8",)).public().permit("hooks.corp", 443)
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
