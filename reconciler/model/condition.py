@@ -178,8 +178,14 @@ def health(conditions: Mapping[ConditionType, Condition]) -> Health:
         return Health.UNKNOWN
     if connected.truth is Truth.FALSE or ConditionType.STALLED in conditions:
         return Health.UNHEALTHY
-    soft = [c for c in conditions.values() if c.type in GOOD_WHEN_TRUE and c.truth is Truth.FALSE]
-    return Health.DEGRADED if soft or ConditionType.DRIFTED in conditions else Health.HEALTHY
+    return Health.DEGRADED if soft(conditions) else Health.HEALTHY
+
+
+def soft(conditions: Mapping[ConditionType, Condition]) -> list[Condition]:
+    """Those that degrade what is connected all the same."""
+    bad = [c for c in conditions.values() if c.type in GOOD_WHEN_TRUE and c.truth is Truth.FALSE]
+    drifted = conditions.get(ConditionType.DRIFTED)
+    return [*bad, drifted] if drifted is not None else bad
 
 
 def violations(conditions: Iterable[Condition], generation: int) -> list[str]:

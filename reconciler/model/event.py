@@ -31,6 +31,7 @@ class Lifecycle(StrEnum):
     UPDATED = "integration.updated"
     ERROR = "integration.error"
     RECOVERED = "integration.recovered"
+    DEGRADED = "integration.degraded"
     DRIFTED = "integration.drifted"
     EXPIRING = "integration.expiring"
     SUSPENDED = "integration.suspended"

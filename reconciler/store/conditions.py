@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reconciler.model.clock import from_rfc3339, rfc3339
-from reconciler.model.condition import Condition, ConditionType, Reason, Truth
+from reconciler.model.condition import Condition, ConditionType, Health, Reason, Truth, health, soft
+from reconciler.model.event import Lifecycle
 from reconciler.model.ids import Ref
+from reconciler.store import journal
 from reconciler.store.database import Row, Tx
 
 
@@ -75,7 +77,11 @@ class Say:
 
 
 def say(tx: Tx, integration_id: int, generation: int, statements: Iterable[Say], at: str) -> list[Condition]:
-    """State conditions; returns those that changed their truth or reason. `since` moves only with the truth."""
+    """State conditions; returns those that changed their truth or reason. `since` moves only with the truth.
+
+    Where health turns from healthy to degraded by it, that is an event. Worse than that has events of its own, with whoever
+    reconciles.
+    """
     before = conditions(tx, integration_id)
     changed = []
     for s in statements:
@@ -107,4 +113,15 @@ def say(tx: Tx, integration_id: int, generation: int, statements: Iterable[Say],
         )
         if old is None or (old.truth, old.reason) != (s.truth, s.reason):
             changed.append(Condition(s.type, s.truth, s.reason, s.message, from_rfc3339(since), generation))
+    if changed and health(before) is Health.HEALTHY:
+        _tell_degraded(tx, integration_id, at)
     return changed
+
+
+def _tell_degraded(tx: Tx, integration_id: int, at: str) -> None:
+    said = conditions(tx, integration_id)
+    if health(said) is not Health.DEGRADED:
+        return
+    bad = sorted(soft(said), key=lambda one: one.type)
+    detail = {"message": "; ".join(one.message for one in bad), "conditions": [one.type for one in bad]}
+    journal.emit(tx, integration_id, Lifecycle.DEGRADED, at, detail)

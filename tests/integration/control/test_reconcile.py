@@ -1,6 +1,7 @@
 """Reconcile on real rows: what each outcome says, when it is tried again, and which events are told, once."""
 
 import asyncio
+import json
 from datetime import timedelta
 from random import Random
 
@@ -24,7 +25,8 @@ from reconciler.sdk.errors import (
     UnsupportedError,
 )
 from reconciler.sdk.live import Live, NotConnectableError
-from reconciler.store import jobs
+from reconciler.store import conditions, jobs
+from reconciler.store.conditions import Say
 from reconciler.store.journal import OperatorRequest
 from tests.desk import Desk, Remote, World, desired, tickets
 
@@ -86,6 +88,31 @@ async def test_error_and_recovery_are_told_exactly_once_per_turn(world: World) -
     await world.reconcile()
     told = [e for e in await world.events() if e.startswith("integration.")]
     assert told == ["integration.connected", "integration.error", "integration.recovered"]
+
+
+async def test_a_turn_from_healthy_to_degraded_is_told_once(world: World) -> None:
+    await world.up()
+    row, before = await world.row(), await world.events()
+
+    async def say(*said: Say) -> list[str]:
+        at = rfc3339(world.clock.now())
+        await world.db.write(lambda tx: conditions.say(tx, row.id, row.generation, said, at))
+        return (await world.events())[len(before) :]
+
+    late = Say(C.FRESH, Truth.FALSE, Reason.LATE, "no sync for 2h")
+    failing = Say(C.DELIVERING, Truth.FALSE, Reason.DELIVERY_FAILING, "3 deliveries wait")
+    assert await say(late) == ["integration.degraded"]
+    assert await say(late, failing) == ["integration.degraded"]
+    fine = [Say(C.FRESH, Truth.TRUE, Reason.SUCCEEDED, "ok"), Say(C.DELIVERING, Truth.TRUE, Reason.SUCCEEDED, "ok")]
+    assert await say(*fine) == ["integration.degraded"]
+    down = Say(C.CONNECTED, Truth.FALSE, Reason.REMOTE_UNAVAILABLE, "down")
+    assert await say(down, failing) == ["integration.degraded"]
+    up = Say(C.CONNECTED, Truth.TRUE, Reason.SUCCEEDED, "up")
+    assert await say(up, failing) == ["integration.degraded"]
+    await say(*fine)
+    assert await say(late, failing) == ["integration.degraded"] * 2
+    detail = await world.read(lambda tx: tx.value("SELECT detail FROM event ORDER BY id DESC LIMIT 1"))
+    assert json.loads(detail) == {"message": "3 deliveries wait; no sync for 2h", "conditions": ["Delivering", "Fresh"]}
 
 
 async def test_a_changed_wish_is_told_as_updated(world: World) -> None:
