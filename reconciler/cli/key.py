@@ -1,6 +1,7 @@
 """`reconciler key`: make, list and revoke the keys with which others push to an integration of type custom.
 
-Needs no daemon, only its store; a daemon that runs knows of a change at once. A key is shown once; only its hash is stored.
+Needs no daemon, only its store; a daemon that runs knows of a change at once. With --server the API is asked. A key is shown
+once; only its hash is stored.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.columns import aligned
 from reconciler.cli.options import add_output, add_state_dir, examples
+from reconciler.cli.server_access import ELSEWHERE, add_server, asks_server
 from reconciler.cli.store_access import CommandError, guarded, location, reading
 from reconciler.cli.times import ago
 
@@ -36,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_output(listing)
     for one in (regenerate, revoke, listing):
         add_state_dir(one)
+        add_server(one, ELSEWHERE)
     examples(
         parser,
         "reconciler key regenerate it-ops/erp --grace 1h",
@@ -52,6 +55,10 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
 
 @guarded
 def run(args: argparse.Namespace) -> int:
+    if asks_server(args):
+        from reconciler.cli import server_key
+
+        return server_key.run(args)
     return {"regenerate": _regenerate, "list": _list, "revoke": _revoke}[args.action](args)
 
 
