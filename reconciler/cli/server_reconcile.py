@@ -6,6 +6,7 @@ that is on its way out. What is settled is not asked for again.
 
 import argparse
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -34,21 +35,28 @@ class Seen:
 
 
 def run(args: argparse.Namespace, patience: timedelta) -> int:
-    waiting = _Waiting(args.timeout, patience)
+    waiting = Waiting(args.timeout, patience)
     with client_of(args) as client:
         asked = client.git.reconcile_now({"integration": as_ref(args.name)} if args.name else None)
         one = f"{asked.integration.workspace}/{asked.integration.name}" if asked.integration else ""
         if not args.wait:
             print(f"{one or 'all of Git'}: looked at now")
             return 0
-        _await_done(client, asked, waiting)
-        found = _settled(client, one, waiting)
+        await_done(client, asked, waiting)
+        found = until_settled(client, one, waiting)
+    return tell(found)
+
+
+def tell(found: Iterable[Seen]) -> int:
+    """One line each; the exit code."""
+    is_good = True
     for seen in found:
         print(f"{seen.ref} {seen.stands}: {seen.message}")
-    return 0 if all(seen.stands.is_good for seen in found) else 1
+        is_good = is_good and seen.stands.is_good
+    return 0 if is_good else 1
 
 
-class _Waiting:
+class Waiting:
     """A moment between two looks, as long as patience lasts."""
 
     def __init__(self, timeout: str, patience: timedelta) -> None:
@@ -61,7 +69,7 @@ class _Waiting:
         time.sleep(LOOK_SECONDS)
 
 
-def _await_done(client: "Client", asked: "ReconcileProgress", waiting: _Waiting) -> None:
+def await_done(client: "Client", asked: "ReconcileProgress", waiting: Waiting) -> None:
     """Raises CommandError where a source cannot be read."""
     while asked.status != "done":
         waiting.go_on("nobody has taken it up" if asked.status == "queued" else "it is under way")
@@ -71,7 +79,7 @@ def _await_done(client: "Client", asked: "ReconcileProgress", waiting: _Waiting)
         raise CommandError(f"source {broken.name}: {broken.error}; the last good revision stays in force")
 
 
-def _settled(client: "Client", only: str, waiting: _Waiting) -> list[Seen]:
+def until_settled(client: "Client", only: str, waiting: Waiting) -> list[Seen]:
     """By name; those that go meanwhile are not among them."""
     from reconciler.client import NotFoundError
 
