@@ -31,13 +31,13 @@ CUSTOM = {"type": "custom", "auth": {"type": "generated_api_key"}, "config": {}}
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     with town(tmp_path_factory.mktemp("far")) as made:
-        token = _token(made.stage.root, "ci", "--workspace", "it-ops", "--allow", "admin")
+        token = new_token(made.stage.root, "ci", "--workspace", "it-ops", "--allow", "admin")
         found = Far(made, made.stage.repo, made.address, token)
         found.until_status("sn", "connected")
         yield found
 
 
-def _token(root: Path, *words: str) -> str:
+def new_token(root: Path, *words: str) -> str:
     """Made without a test's `capsys`, so that it may last for all of them."""
     with beside("token", "create", *words, "--state-dir", str(root / "state")) as (process, out):
         return out.read().strip() if not process.wait(PATIENCE) else pytest.fail("no token")
@@ -51,15 +51,15 @@ def far(there: Far, monkeypatch: pytest.MonkeyPatch) -> Far:
     return there
 
 
-def _here(typed: Typist, *words: str) -> Typed:
+def asked_here(typed: Typist, *words: str) -> Typed:
     """What the same command says over the daemon's store."""
     code = main([*words, *typed.far.town.state_words])
     return Typed(code, *typed.capsys.readouterr())
 
 
-def _both(typed: Typist, *words: str) -> str:
+def both(typed: Typist, *words: str) -> str:
     """What it says, whichever way it is asked, but for the time that passes in between."""
-    here, told = _here(typed, *words), typed(*words)
+    here, told = asked_here(typed, *words), typed(*words)
     assert (told.code, told.err) == (here.code, here.err) == (0, "")
     if "json" in words and words[0] != "logs":
         assert json.loads(told.out) == json.loads(here.out)
@@ -84,11 +84,11 @@ def _note(far: Far, *at: datetime, message: str) -> None:
 
 def test_the_log(far: Far, typed: Typist) -> None:
     assert typed("sync", "sn", "--wait").code == 0
-    assert "connected  identity=recon" in _both(typed, "logs", "it-ops/sn", "--since", "1h", "--limit", "500")
-    (line,) = documents(_both(typed, "logs", "sn", "--output", "json", "--limit", "1", "--level", "info"))
+    assert "connected  identity=recon" in both(typed, "logs", "it-ops/sn", "--since", "1h", "--limit", "500")
+    (line,) = documents(both(typed, "logs", "sn", "--output", "json", "--limit", "1", "--level", "info"))
     assert line["run"].startswith("run_")
-    assert line["run"] in _both(typed, "logs", "sn", "--run", line["run"])
-    assert _both(typed, "logs", "sn", "--run", line["run"], "--level", "error") == ""
+    assert line["run"] in both(typed, "logs", "sn", "--run", line["run"])
+    assert both(typed, "logs", "sn", "--run", line["run"], "--level", "error") == ""
     assert "has no run" in typed("logs", "chat", "--run", line["run"]).err
     assert typed("logs", "nobody").err.startswith("reconciler: no integration")
     assert typed("logs", "sn", "--limit", "0").code == 1
@@ -161,9 +161,9 @@ def test_whose_manifest_is_probed(far: Far, typed: Typist) -> None:
 
 
 def test_reconcile_for_one_and_for_all(far: Far, typed: Typist) -> None:
-    assert _both(typed, "reconcile", "sn") == "it-ops/sn: looked at now\n"
-    assert _both(typed, "reconcile") == "all of Git: looked at now\n"
-    assert _both(typed, "reconcile", "chat", "--wait").startswith("it-ops/chat connected: ")
+    assert both(typed, "reconcile", "sn") == "it-ops/sn: looked at now\n"
+    assert both(typed, "reconcile") == "all of Git: looked at now\n"
+    assert both(typed, "reconcile", "chat", "--wait").startswith("it-ops/chat connected: ")
     stage = far.town.stage
     stage.manifest("sn", **stage.servicenow_spec(display_name="Desk"))
     stage.manifest("new", **stage.slack_spec(synchronizations=[]))
@@ -229,16 +229,16 @@ def _deliver(far: Far, typed: Typist) -> Delivery:
 
 def test_events_and_their_deliveries(far: Far, typed: Typist) -> None:
     _deliver(far, typed)
-    (event, *_) = json.loads(_both(typed, "events", "--type", "incident.*", "--output", "json"))["events"]
+    (event, *_) = json.loads(both(typed, "events", "--type", "incident.*", "--output", "json"))["events"]
     assert event["integration"] == "sn"
-    assert event["id"] in _both(typed, "events", "--integration", "sn", "--status", "delivered", "--limit", "1")
+    assert event["id"] in both(typed, "events", "--integration", "sn", "--status", "delivered", "--limit", "1")
     (sent, *_) = json.loads(typed("deliveries", "--integration", "chat", "--output", "json").out)["deliveries"]
     table = typed("deliveries", "--status", "delivered").out
     assert table.splitlines()[1].split()[0] == sent["id"]
     assert {"incident.created", "chat", "p1", "post_message"} <= set(table.split())
     assert json.loads(typed("deliveries", "--status", "dead", "--output", "json").out) == {"deliveries": []}
 
-    local, told = _here(typed, "deliveries", "show", sent["id"]).out, typed("deliveries", "show", sent["id"]).out
+    local, told = asked_here(typed, "deliveries", "show", sent["id"]).out, typed("deliveries", "show", sent["id"]).out
     assert f"event incident.created {event['id']} of {event['at']} from it-ops/sn\n" in told
     assert told.split("\nattempts:\n")[1] == local.split("\nattempts:\n")[1]
     new_id, *rest = typed("deliveries", "retry", sent["id"]).out.split()
@@ -253,7 +253,7 @@ def test_what_a_token_may_not_read(far: Far, typed: Typist, monkeypatch: pytest.
     """Data is for whom the manifest grants it."""
     sent = _deliver(far, typed)
     words = ("--workspace", "it-ops", "--allow", "event.view")
-    monkeypatch.setenv("RECONCILER_TOKEN", _token(far.town.stage.root, "viewer", *words))
+    monkeypatch.setenv("RECONCILER_TOKEN", new_token(far.town.stage.root, "viewer", *words))
     why = "not for this token; spec.access gives the right to read\n"
     shown = typed("deliveries", "show", sent.public_id).out
     assert f"\nfields: {why}" in shown
@@ -272,7 +272,7 @@ def test_events_of_ones_own(far: Far, typed: Typist) -> None:
     assert typed(*words).out == f"{event} was published before under this id\n"
     assert json.loads(typed(*words, "--output", "json").out)["data"][0]["is_new"] is False
     shown = typed("events", "show", event).out
-    assert shown == _here(typed, "events", "show", event).out
+    assert shown == asked_here(typed, "events", "show", event).out
     assert '"number": 17' in shown
     assert typed("events", "publish", "order.created", "--payload", "17").code == 1
     about = json.loads(typed(*words[:3], "--about", "it-ops/sn", "--output", "json").out)["data"][0]["id"]
@@ -285,15 +285,15 @@ def test_events_of_ones_own(far: Far, typed: Typist) -> None:
 def test_credentials_and_the_audit(far: Far, typed: Typist) -> None:
     seen = typed("credentials", "sn")
     assert [line.split()[:3] for line in seen.out.splitlines()] == [
-        line.split()[:3] for line in _here(typed, "credentials", "sn").out.splitlines()
+        line.split()[:3] for line in asked_here(typed, "credentials", "sn").out.splitlines()
     ]
     assert json.loads(typed("credentials", "sn", "--output", "json").out)["credentials"][0]["kind"] == "manifest"
     assert "no credential that can be renewed" in typed("credentials", "chat", "--renew").err
     assert typed("suspend", "chat", "--reason", "a look").code == 0
     assert typed("resume", "chat").code == 0
-    lines = json.loads(_both(typed, "audit", "--output", "json", "--limit", "3", "--workspace", "it-ops"))["audit"]
+    lines = json.loads(both(typed, "audit", "--output", "json", "--limit", "3", "--workspace", "it-ops"))["audit"]
     assert len(lines) == 3
-    assert "POST /v1/integrations/{ref}/suspend" in _both(typed, "audit", "--since", "1h", "--workspace", "it-ops")
+    assert "POST /v1/integrations/{ref}/suspend" in both(typed, "audit", "--since", "1h", "--workspace", "it-ops")
     assert typed("audit", "--workspace", "finance").out == "nothing was asked for\n"
 
 
@@ -313,11 +313,10 @@ def test_keys(far: Far, typed: Typist) -> None:
     assert f"\n{key_id}, the key before, opens until " in second.err
     new_id = second.err.split()[0]
     assert typed("key", "regenerate", "erp", "--grace", "long").err.startswith("reconciler: --grace long: ")
-    assert _both(typed, "key", "list", "erp").splitlines()[1].split()[:2] == [new_id, "active"]
+    assert both(typed, "key", "list", "erp").splitlines()[1].split()[:2] == [new_id, "active"]
     assert typed("key", "revoke", "erp", new_id).out == f"{new_id} opens nothing any more\n"
     states = {
-        key["key_id"]: key["state"]
-        for key in json.loads(_both(typed, "key", "list", "erp", "--output", "json"))["keys"]
+        key["key_id"]: key["state"] for key in json.loads(both(typed, "key", "list", "erp", "--output", "json"))["keys"]
     }
     assert states == {new_id: "revoked", key_id: "retiring"}
     assert typed("key", "revoke", "erp", new_id).code == 1
