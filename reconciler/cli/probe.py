@@ -6,7 +6,6 @@ uses.
 """
 
 import argparse
-import asyncio
 import json
 import os
 from datetime import timedelta
@@ -52,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         from reconciler.cli import server_probe
 
         return server_probe.run(args)
+    import asyncio
+
     from reconciler.desired.sops.errors import SopsError
     from reconciler.desired.source_error import SourceError
     from reconciler.settings import SettingsError
