@@ -16,7 +16,7 @@ from reconciler.cli.store_access import CommandError
 from reconciler.cli.sync_request import asked_for
 
 if TYPE_CHECKING:
-    from reconciler.api.stream_events import SyncComplete, SyncEvent, SyncProgress
+    from reconciler.api.stream_events import SyncComplete, SyncProgress
     from reconciler.client import Client
 
 
@@ -57,7 +57,9 @@ def _follow(client: "Client", name: str, body: dict[str, Any]) -> int:
     try:
         with _bar() if sys.stdout.isatty() else _lines() as show:
             for event in client.listen("POST", path, OF_SYNC, body=body):
-                told = _begun(told, event)
+                if not told:  # the id comes first, as of a sync that nobody waits for
+                    told = event.sync_job_id
+                    print(told, flush=True)
                 if isinstance(event, SyncProgress):
                     show(event)
                 else:
@@ -68,13 +70,6 @@ def _follow(client: "Client", name: str, body: dict[str, Any]) -> int:
         return 130
     print(_result_text(last))
     return _judged(last)
-
-
-def _begun(told: str, event: "SyncEvent") -> str:
-    """The id comes first, as of a sync that nobody waits for."""
-    if not told:
-        print(event.sync_job_id, flush=True)
-    return event.sync_job_id
 
 
 def _result_text(end: "SyncComplete") -> str:

@@ -152,6 +152,7 @@ def test_a_probe_there(far: Far, typed: Typist) -> None:
     assert (told["ok"], told["error"]["reason"]) == (False, "AuthenticationFailed")
 
 
+@pytest.mark.usefixtures("quiet_logging")
 def test_whose_manifest_is_probed(far: Far, typed: Typist) -> None:
     asked = typed("test", "chat", "--server", far.url, "--repo", ".")
     assert "--server or --repo: which one?" in asked.err
