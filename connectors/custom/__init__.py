@@ -7,7 +7,7 @@ pulled: a sync takes what was pushed. Values are data; nothing in them is ever e
 receipts, which are the daemon's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -145,11 +145,11 @@ class Custom(Connector[Config, GeneratedKey]):
         if self.config.outbound is not None:
             key_of(self.config.outbound.secret)
             await self._look_at(self.config.outbound)
-        keys = await self.room.keys()
-        active = next((key for key in keys if key.state == "active"), None)
+        active = [key for key in await self.room.keys() if key.state == "active"]
+        named = " and ".join(key.key_id for key in active)
         return Probe(
-            f"key {active.key_id}" if active else "nobody: there is no key yet",
-            credential_expires_at=self._due(active),
+            f"key {named}" if active else "nobody: there is no key yet",
+            credential_expires_at=min((due for key in active if (due := self._due(key))), default=None),
             warnings=tuple(self._warnings(active)),
         )
 
@@ -158,18 +158,18 @@ class Custom(Connector[Config, GeneratedKey]):
         if await self.room.may_deliver():
             await self.room.http.send("HEAD", to.url, expect=ANY, lane="probe", public_only=True)
 
-    def _due(self, key: KeyFacts | None) -> datetime | None:
+    def _due(self, key: KeyFacts) -> datetime | None:
         max_age = self.auth.rotation.max_age
-        return key.created_at + max_age if key is not None and max_age is not None else None
+        return key.created_at + max_age if max_age is not None else None
 
-    def _warnings(self, key: KeyFacts | None) -> list[str]:
-        if key is None:
-            pinned = self.auth.pinned_hashes
-            return [] if pinned else [f"nobody can push yet: reconciler key regenerate {self.room.marker}"]
-        due = self._due(key)
-        if due is not None and due <= self.room.clock.now():
-            return [f"key {key.key_id} is older than rotation.max_age: reconciler key regenerate {self.room.marker}"]
-        return []
+    def _warnings(self, active: Sequence[KeyFacts]) -> Iterator[str]:
+        if not active and not self.auth.pinned_hashes:
+            yield f"nobody can push yet: reconciler key create {self.room.marker}"
+        for key in active:
+            due = self._due(key)
+            if due is not None and due <= self.room.clock.now():
+                remedy = f"reconciler key regenerate {self.room.marker} --instead-of {key.key_id}"
+                yield f"key {key.key_id} is older than rotation.max_age: {remedy}"
 
     async def deliver(self, channel: Channel, message: Message) -> Receipt:
         to = self.config.outbound

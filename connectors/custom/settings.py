@@ -1,7 +1,7 @@
 """What a manifest says to the custom connector: keys, signatures, what may be pushed, where our events go."""
 
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -62,10 +62,9 @@ class Rotation(Settings):
 
 
 class GeneratedKey(AuthSettings):
-    """Keys that `reconciler key regenerate NAME` makes and shows once. None stands in Git."""
+    """Keys that `reconciler key create NAME` makes and shows once. None stands in Git."""
 
     type: Literal["generated_api_key"] = "generated_api_key"
-    aliases: ClassVar = ("api_key",)
     rotation: Rotation = Rotation()
     pinned_hashes: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
         (), max_length=10, description="SHA-256 in hex of keys of one's own (rck_...), which count as well."

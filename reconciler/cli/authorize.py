@@ -1,8 +1,8 @@
 """`reconciler authorize NAME`: send a person to the remote, and wait until the integration is connected or refused.
 
-Needs a daemon at work: it exchanges what the remote sends back. Where the remote can send the person's browser to the daemon,
-that is all; with --paste the person copies the address that the browser ends up at. Nothing secret is printed but that one
-URL, which is good for ten minutes and once.
+Needs a daemon at work, here or at --server: it exchanges what the remote sends back. Where the remote can send the person's
+browser to the daemon, that is all; with --paste the person copies the address that the browser ends up at. Nothing secret is
+printed but that one URL, which is good for ten minutes and once.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from getpass import getuser
 from typing import TYPE_CHECKING
 
 from reconciler.cli.options import add_name, add_state_dir, examples
+from reconciler.cli.server_access import ELSEWHERE, add_server, asks_server
 from reconciler.cli.store_access import (
     CommandError,
     DaemonWatch,
@@ -41,27 +42,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--paste", action="store_true", help=paste)
     parser.add_argument("--timeout", default="10m", metavar="DURATION", help="how long to wait (default: 10m)")
     add_state_dir(parser)
+    add_server(parser, ELSEWHERE)
     examples(parser, "reconciler authorize github-acme", "reconciler authorize github-acme --paste", exits=EXITS)
 
 
 @guarded
 def run(args: argparse.Namespace) -> int:
-    deadline = datetime.now(UTC) + span(args.timeout, "--timeout")
+    patience = span(args.timeout, "--timeout")
+    if asks_server(args):
+        from reconciler.cli import server_authorize
+
+        return server_authorize.run(args, patience)
+    deadline = datetime.now(UTC) + patience
     with reading(args) as tx:
         row = find_integration(tx, args.name)
     demand_daemon(args)
     asked = _begin(args, row)
-    print(f"Open this, and allow what {row.ref} asks for. It is good until {asked.expires_at:%H:%M} UTC, and once:\n")
-    print(f"  {asked.url}\n", flush=True)
+    show_way(str(row.ref), asked.url, asked.expires_at)
     if args.paste:
-        _finish(args, _pasted(asked))
-    elif asked.redirect_uri.startswith("http://"):
-        print(
-            f"The remote sends you back to {asked.redirect_uri}, so use a browser on the daemon's machine, or --paste."
-        )
+        _finish(args, pasted(asked.redirect_uri))
+    else:
+        warn_of_way_back(asked.redirect_uri)
     waiting = _Waiting(args, min(deadline, asked.expires_at + timedelta(minutes=1)))
     _await_exchange(args, asked.id, waiting)
     return _await_connected(args, row.id, waiting)
+
+
+def show_way(ref: str, url: str, expires_at: datetime) -> None:
+    """Where the person goes."""
+    print(f"Open this, and allow what {ref} asks for. It is good until {expires_at:%H:%M} UTC, and once:\n")
+    print(f"  {url}\n", flush=True)
+
+
+def warn_of_way_back(redirect_uri: str) -> None:
+    if redirect_uri.startswith("http://"):
+        print(f"The remote sends you back to {redirect_uri}, so use a browser on the daemon's machine, or --paste.")
 
 
 def _begin(args: argparse.Namespace, row: "IntegrationRow") -> "Authorization":
@@ -94,11 +109,11 @@ def _finish(args: argparse.Namespace, returned: "Returned") -> None:
         raise CommandError(str(error)) from None
 
 
-def _pasted(asked: "Authorization") -> "Returned":
+def pasted(redirect_uri: str) -> "Returned":
     """What the person pastes is not repeated: it may hold a code."""
     from reconciler.app.authorizations import returned_by
 
-    print(f"Then paste the address you were sent back to ({asked.redirect_uri}?...), and press Enter:", flush=True)
+    print(f"Then paste the address you were sent back to ({redirect_uri}?...), and press Enter:", flush=True)
     text = sys.stdin.readline().strip()
     returned = returned_by(text)
     if not returned.state or not (returned.code or returned.error):

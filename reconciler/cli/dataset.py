@@ -1,23 +1,24 @@
 """`reconciler dataset NAME ...`: what was synced, now and before: versions, records, differences, exports; roll back, erase.
 
-Reading needs no daemon; rollback, erase and purge are orders, so a daemon must be there. This module has the words and the
-short answers; `dataset_reading`, `dataset_export` and `dataset_orders` do the rest.
+Reading needs no daemon; rollback, erase and purge are orders, so a daemon must be there. A server may be asked for all but erase
+and purge. This module has the words and the short answers; `dataset_reading`, `dataset_export` and `dataset_orders` do the rest.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reconciler.cli.columns import aligned
-from reconciler.cli.dataset_access import MOMENT, MOMENT_HELP, NOW, Dataset, opened
+from reconciler.cli.dataset_access import MOMENT, MOMENT_HELP, NOW, Dataset, Readable, opened
 from reconciler.cli.options import add_name, add_output, add_state_dir, examples
+from reconciler.cli.server_access import ELSEWHERE, add_server, asks_server
 from reconciler.cli.store_access import CommandError, guarded
 
-if TYPE_CHECKING:
-    from reconciler.store.history import DatasetVersion
-
+_ORDERS = ("rollback", "erase", "purge")
+_ONLY_HERE = ("erase", "purge")
 _ENTITY = "what is read of it, such as incidents; without a command they are listed"
 
 
@@ -25,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "reconciler dataset NAME [COMMAND ...]"
     add_name(parser)
     add_state_dir(parser)
+    add_server(parser, ELSEWHERE)
     examples(
         parser,
         "reconciler dataset servicenow-prod",
@@ -44,6 +46,7 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     made.prog = f"reconciler dataset NAME {name}"
     # without a default of its own, so that what stands before the word counts as well
     add_state_dir(made, default=argparse.SUPPRESS)
+    add_server(made, ELSEWHERE, default=argparse.SUPPRESS)
     return made
 
 
@@ -89,22 +92,31 @@ def _configure_orders(commands: Any) -> None:
 
 @guarded
 def run(args: argparse.Namespace) -> int:
+    if asks_server(args):
+        if args.action in _ONLY_HERE:
+            raise CommandError(f"no server is asked to {args.action}: do it where the daemon is, with --state-dir")
+        from reconciler.cli import server_dataset
+
+        return server_dataset.run(args)
+    if args.action in _ORDERS:
+        from reconciler.cli import dataset_orders
+
+        return dataset_orders.carry_out(args)
     with opened(args) as dataset:
-        if args.action is None:
-            return _summary(dataset)
-        if args.action == "versions":
-            return _versions(dataset, args)
-        if args.action == "export":
-            from reconciler.cli.dataset_export import export
+        return _summary(dataset) if args.action is None else read(dataset, args)
 
-            return export(dataset, args)
-        if args.action in ("show", "diff"):
-            from reconciler.cli import dataset_reading
 
-            return dataset_reading.show(dataset, args) if args.action == "show" else dataset_reading.diff(dataset, args)
-    from reconciler.cli import dataset_orders
+def read(dataset: Readable, args: argparse.Namespace) -> int:
+    """Of the store or of a server."""
+    if args.action == "versions":
+        return _versions(dataset, args)
+    if args.action == "export":
+        from reconciler.cli.dataset_export import export
 
-    return dataset_orders.carry_out(args)
+        return export(dataset, args)
+    from reconciler.cli import dataset_reading
+
+    return dataset_reading.show(dataset, args) if args.action == "show" else dataset_reading.diff(dataset, args)
 
 
 def _summary(dataset: Dataset) -> int:
@@ -121,53 +133,34 @@ def _summary(dataset: Dataset) -> int:
     return 0
 
 
-def _versions(dataset: Dataset, args: argparse.Namespace) -> int:
-    from reconciler.store import history
-
+def _versions(dataset: Readable, args: argparse.Namespace) -> int:
     if args.limit < 1:
         raise CommandError("--limit: expected a number above 0")
-    found = dataset.read(lambda tx: history.versions(tx, dataset.row.id, args.limit))
+    found = dataset.versions(args.limit)
     if args.output == "json":
-        json.dump({"versions": [as_json(v) for v in found]}, sys.stdout, indent=2)
+        json.dump({"versions": found}, sys.stdout, indent=2)
         print()
     else:
-        print(table(found) if found else f"{dataset.row.ref} has no version yet")
+        print(table(found) if found else f"{dataset.ref} has no version yet")
     return 0
-
-
-def as_json(version: "DatasetVersion") -> dict[str, Any]:
-    """The stable JSON form of one version."""
-    return {
-        "number": version.number,
-        "at": version.at,
-        "run": version.run,
-        "revision": version.revision,
-        "spec_hash": version.spec_hash,
-        "connector": version.connector,
-        "connector_version": version.connector_version,
-        "added": version.counts.added,
-        "updated": version.counts.updated,
-        "deleted": version.counts.deleted,
-        "restores": version.restores,
-    }
 
 
 _HEAD = ("VERSION", "MADE", "ADDED", "UPDATED", "DELETED", "RUN", "COMMIT", "CONNECTOR", "RESTORES")
 
 
-def table(found: "list[DatasetVersion]") -> str:
+def table(found: Sequence[Mapping[str, Any]]) -> str:
     """A run that is no longer kept, and a commit that is not known, show as `-`."""
     rows = [
         (
-            str(v.number),
-            f"{v.at[:19]}Z",
-            str(v.counts.added),
-            str(v.counts.updated),
-            str(v.counts.deleted),
-            v.run or "-",
-            v.revision[:12] or "-",
-            f"{v.connector} {v.connector_version}".strip(),
-            f"version {v.restores}" if v.restores is not None else "-",
+            str(v["number"]),
+            f"{v['at'][:19]}Z",
+            str(v["added"]),
+            str(v["updated"]),
+            str(v["deleted"]),
+            v["run"] or "-",
+            (v["revision"] or "-")[:12],
+            f"{v['connector']} {v['connector_version']}".strip(),
+            f"version {v['restores']}" if v["restores"] is not None else "-",
         )
         for v in found
     ]

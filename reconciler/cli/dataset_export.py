@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from reconciler.cli.dataset_access import Dataset, in_one_line
+from reconciler.cli.dataset_access import Readable, in_one_line
 from reconciler.cli.store_access import CommandError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def export(dataset: Dataset, args: argparse.Namespace) -> int:
+def export(dataset: Readable, args: argparse.Namespace) -> int:
     if args.spreadsheet and args.format != "csv":
         raise CommandError("--spreadsheet is for --format csv")
     entity, cut = dataset.entity(args.entity), dataset.cut(args.at, "--at")
@@ -41,11 +41,11 @@ def export(dataset: Dataset, args: argparse.Namespace) -> int:
     return 0
 
 
-def _jsonl(dataset: Dataset, cut: "Cut", entity: "EntityOf") -> Iterator[bytes]:
+def _jsonl(dataset: Readable, cut: "Cut", entity: "EntityOf") -> Iterator[bytes]:
     return (in_one_line(entry.payload) + b"\n" for entry in dataset.entries(cut, entity))
 
 
-def _csv(dataset: Dataset, cut: "Cut", entity: "EntityOf", is_guarded: bool) -> Iterator[bytes]:
+def _csv(dataset: Readable, cut: "Cut", entity: "EntityOf", is_guarded: bool) -> Iterator[bytes]:
     """Two passes: the first line has to name what any record may have."""
     fields: set[str] = set()
     for entry in dataset.entries(cut, entity):

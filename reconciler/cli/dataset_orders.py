@@ -36,7 +36,7 @@ def carry_out(args: argparse.Namespace) -> int:
     return orders[args.action](args)
 
 
-def _agree(args: argparse.Namespace) -> None:
+def agree(args: argparse.Namespace) -> None:
     """Raises CommandError unless a person wants it."""
     if args.yes:
         return
@@ -55,7 +55,7 @@ def _roll_back(args: argparse.Namespace) -> int:
     if not is_needed:
         return 0
     print(flush=True)
-    _agree(args)
+    agree(args)
     asked = {"version": args.version, "emit_events": args.emit_events, "suspend": args.suspend}
     return _watch(args, str(order(args, "rollback", integration_id, asked)["run"]))
 
@@ -78,14 +78,14 @@ def rollback_preview(dataset: Dataset, args: argparse.Namespace) -> tuple[list[s
     tree = dataset.read(lambda tx: shown.desired_tree(tx, row.id))
     return [
         head,
-        *(f"  {name}: {_counted(c)}" for name, c in changed.items()),
+        *(f"  {name}: {counted(c)}" for name, c in changed.items()),
         *(f"{r.public_id} is under way and ends; what it stored stays, in a version of its own" for r in open_runs),
-        _events_text(changed, emits=args.emit_events),
+        events_text(changed, emits=args.emit_events),
         *next_sync_text(dataset, tree, list(changed), is_suspending=args.suspend),
     ], True
 
 
-def _counted(counts: "Counts") -> str:
+def counted(counts: "Counts") -> str:
     parts = (
         (counts.added, "deleted since then come back"),
         (counts.updated, "get the content they had"),
@@ -94,7 +94,7 @@ def _counted(counts: "Counts") -> str:
     return ", ".join(f"{n:,} {what}" for n, what in parts if n)
 
 
-def _events_text(changed: "Mapping[str, Counts]", *, emits: bool) -> str:
+def events_text(changed: "Mapping[str, Counts]", *, emits: bool) -> str:
     from reconciler.model.event import singular
 
     said = [
@@ -198,7 +198,7 @@ def _erase(args: argparse.Namespace) -> int:
         f"Deliveries that are not sent yet are cancelled. A rollback does not bring it back.\n{_ELSEWHERE}\n",
         flush=True,
     )
-    _agree(args)
+    agree(args)
     answer = order(args, "erase", row.id, {"keys": keys, "entity": args.entity})
     return _scrubbed(args, f"erased {_answer_text(answer)}")
 
@@ -216,7 +216,7 @@ def _purge(args: argparse.Namespace) -> int:
     print("\n".join(f"  {e.name}: {e.records:,} records" for e in entities) or "  no records")
     syncs = "" if row.removed_at else "\nThe next sync reads everything anew, as a first one."
     print(f"Deliveries of them that are not sent yet are cancelled.{syncs}\n{_ELSEWHERE}\n", flush=True)
-    _agree(args)
+    agree(args)
     return _scrubbed(args, f"purged {_answer_text(order(args, 'purge', row.id, {}))}")
 
 

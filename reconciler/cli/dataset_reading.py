@@ -7,21 +7,21 @@ As JSON each line is one document, so that a stream can be read. Texts of the re
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.columns import aligned, one_line
-from reconciler.cli.dataset_access import Dataset, in_one_line, said, visible
+from reconciler.cli.dataset_access import Change, Readable, in_one_line, said, visible
 from reconciler.cli.store_access import CommandError
 
 if TYPE_CHECKING:
     from reconciler.model.plan import FieldChange
-    from reconciler.store.history import Cut, Difference, EntityOf, Entry, LineageStep
+    from reconciler.store.history import Cut, EntityOf, Entry, LineageStep
 
 _CHANGES = {"added": "+", "updated": "~", "deleted": "-"}
 
 
-def show(dataset: Dataset, args: argparse.Namespace) -> int:
+def show(dataset: Readable, args: argparse.Namespace) -> int:
     if args.limit < 1:
         raise CommandError("--limit: expected a number above 0")
     entity, cut = dataset.entity(args.entity), dataset.cut(args.at, "--at")
@@ -32,8 +32,8 @@ def show(dataset: Dataset, args: argparse.Namespace) -> int:
         _write_lines({"entity": entity.name, "key": e.key, "at": e.at, "record": _raw(e.payload)} for e in
                      islice(entries, args.limit))  # fmt: skip
         return 0
-    print(f"{dataset.row.ref} {entity.name}, {said(cut, args.at)}\n")
     shown = list(islice(entries, args.limit))
+    print(f"{dataset.ref} {entity.name}, {said(cut, args.at)}\n")
     rows = [(one_line(visible(e.key), 60), one_line(visible(_text(e.payload)))) for e in shown]
     print(aligned(("KEY", "RECORD"), rows) if shown else "no records")
     if next(entries, None) is not None:
@@ -43,19 +43,14 @@ def show(dataset: Dataset, args: argparse.Namespace) -> int:
     return 0
 
 
-def _one(dataset: Dataset, args: argparse.Namespace, entity: "EntityOf", cut: "Cut") -> int:
-    from reconciler.store import history
-
-    found = dataset.read(lambda tx: history.record(tx, cut, entity.id, args.key))
-    steps = dataset.read(lambda tx: history.lineage(tx, dataset.row.id, entity.id, args.key, args.limit))
-    if not steps:
-        raise CommandError(f"{dataset.row.ref} has no record {visible(args.key)} in {entity.name}")
+def _one(dataset: Readable, args: argparse.Namespace, entity: "EntityOf", cut: "Cut") -> int:
+    found, steps = dataset.record(cut, entity, args.key, args.limit)
     if args.output == "json":
         document = {"entity": entity.name, "key": args.key, "at": found.at if found else None}
         record = _raw(found.payload) if found else None
         _write_lines([document | {"record": record, "lineage": [_step_as_json(s) for s in steps]}])
         return 0
-    print(f"{dataset.row.ref} {entity.name} {visible(args.key)}, {said(cut, args.at)}\n")
+    print(f"{dataset.ref} {entity.name} {visible(args.key)}, {said(cut, args.at)}\n")
     print("\n".join(_fields(found)) if found else "  not there")
     print(f"\n{lineage_table(steps)}")
     if steps[-1].has_older:
@@ -81,43 +76,30 @@ def lineage_table(steps: "Sequence[LineageStep]") -> str:
     return aligned(("VERSION", "AT", "CHANGE", "RUN"), rows)
 
 
-def diff(dataset: Dataset, args: argparse.Namespace) -> int:
+def diff(dataset: Readable, args: argparse.Namespace) -> int:
     before, after = dataset.cut(args.before, "V1"), dataset.cut(args.after, "V2")
-    entities = [dataset.entity(args.entity)] if args.entity else dataset.entities()
-    found = ((e, d) for e in entities for d in dataset.differences(before, after, e))
+    changes = dataset.changes(before, after, args.entity)
+    found = chain(list(islice(changes, 1)), changes)  # what is wrong is said before anything else
     if args.output == "json":
-        _write_lines(_difference_as_json(entity.name, d) for entity, d in found)
+        _write_lines(map(_change_as_json, found))
         return 0
-    print(f"{dataset.row.ref}, from {said(before, args.before)} to {said(after, args.after)}\n")
+    print(f"{dataset.ref}, from {said(before, args.before)} to {said(after, args.after)}\n")
     counts = dict.fromkeys(_CHANGES, 0)
-    for entity, difference in found:
-        counts[_kind(difference)] += 1
-        for line in _difference_as_text(entity.name, difference):
+    for change in found:
+        counts[change.kind] += 1
+        for line in _change_as_text(change):
             print(line)
     print(f"{'' if not any(counts.values()) else chr(10)}{', '.join(f'{n:,} {what}' for what, n in counts.items())}")
     return 0
 
 
-def _kind(difference: "Difference") -> str:
-    return "added" if difference.before is None else "deleted" if difference.after is None else "updated"
-
-
-def _changes(difference: "Difference") -> "list[FieldChange]":
-    from reconciler.model.difference import field_changes
-
-    assert difference.before is not None and difference.after is not None  # noqa: S101, PT018 - asked of updated ones
-    return field_changes(difference.before, difference.after)
-
-
-def _difference_as_text(entity: str, difference: "Difference") -> Iterator[str]:
-    kind = _kind(difference)
-    yield f"{_CHANGES[kind]} {entity} {visible(difference.key)}"
-    if kind != "updated":
+def _change_as_text(change: Change) -> Iterator[str]:
+    yield f"{_CHANGES[change.kind]} {change.entity} {visible(change.key)}"
+    if change.kind != "updated":
         return
-    changes = _changes(difference)
-    if not changes:
+    if not change.fields:
         yield "    only the spelling of its JSON"
-    for c in changes:
+    for c in change.fields:
         yield f"    {visible(c.path)}: {_value(c.before)} -> {_value(c.after)}"
 
 
@@ -125,13 +107,12 @@ def _value(text: str | None) -> str:
     return "(absent)" if text is None else one_line(visible(text))
 
 
-def _difference_as_json(entity: str, difference: "Difference") -> dict[str, Any]:
+def _change_as_json(change: Change) -> dict[str, Any]:
     """An added or deleted record comes whole; of an updated one the fields that differ, absent where absent."""
-    kind = _kind(difference)
-    document = {"entity": entity, "key": difference.key, "change": kind}
-    if kind != "updated":
-        return document | {"record": _raw(difference.after or difference.before or b"null")}
-    return document | {"fields": {c.path: _field_as_json(c) for c in _changes(difference)}}
+    document = {"entity": change.entity, "key": change.key, "change": change.kind}
+    if change.kind != "updated":
+        return document | {"record": _raw(change.record)}
+    return document | {"fields": {c.path: _field_as_json(c) for c in change.fields}}
 
 
 def _field_as_json(change: "FieldChange") -> dict[str, Any]:

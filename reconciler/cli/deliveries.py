@@ -1,17 +1,19 @@
 """`reconciler deliveries`: list them; show, retry or cancel one.
 
-Reads the daemon's store; retry and cancel are orders, so a daemon must be there. What was sent is shown as it was
-rendered: fields of a message hold no secret of the integration.
+Reads the daemon's store; retry and cancel are orders, so a daemon must be there. With --server the API is asked. What was sent
+is shown as it was rendered: fields of a message hold no secret of the integration.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.columns import aligned, one_line
 from reconciler.cli.options import add_output, add_state_dir, examples
+from reconciler.cli.server_access import ELSEWHERE, add_server, asks_server
 from reconciler.cli.store_access import CommandError, find_integration, guarded, order, reading
 from reconciler.cli.times import ago
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from reconciler.store.database import Tx
     from reconciler.store.deliveries import Delivery
 
+NOT_SHOWN = "not for this token; spec.access gives the right to read"
 STATUSES = ("pending", "sending", "delivered", "failed", "dead", "unknown", "cancelled")
 
 
@@ -30,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most the newest so many (default: 50)")
     add_output(parser)
     add_state_dir(parser)
+    add_server(parser, ELSEWHERE)
     examples(
         parser,
         "reconciler deliveries --status dead --status unknown",
@@ -50,29 +54,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
         # without a default of their own, so that what stands before the word counts as well
         add_output(one, default=argparse.SUPPRESS)
         add_state_dir(one, default=argparse.SUPPRESS)
+        add_server(one, ELSEWHERE, default=argparse.SUPPRESS)
 
 
 @guarded
 def run(args: argparse.Namespace) -> int:
+    if args.limit < 1:
+        raise CommandError("--limit: expected a number above 0")
+    if asks_server(args):
+        from reconciler.cli import server_deliveries
+
+        return server_deliveries.run(args)
     if args.action == "show":
         return _show(args)
     if args.action is None:
         return _list(args)
     answer = order(args, f"{args.action}-delivery", None, {"delivery": args.id})
-    if args.output == "json":
-        print(json.dumps({k: v for k, v in answer.items() if k != "ok"}))
-    elif answer.get("retry_of"):
-        print(f"{answer['delivery']} sends {answer['retry_of']} again")
-    else:
-        print(f"{answer['delivery']} {'is tried again now' if args.action == 'retry' else 'cancelled'}")
+    told = {k: v for k, v in answer.items() if k != "ok"}
+    print(json.dumps(told) if args.output == "json" else said(args.action, told))
     return 0
+
+
+def said(action: str, answer: Mapping[str, Any]) -> str:
+    """What became of a retry or cancel, for a person."""
+    if answer.get("retry_of"):
+        return f"{answer['delivery']} sends {answer['retry_of']} again"
+    return f"{answer['delivery']} {'is tried again now' if action == 'retry' else 'cancelled'}"
 
 
 def _list(args: argparse.Namespace) -> int:
     from reconciler.store import integrations
 
-    if args.limit < 1:
-        raise CommandError("--limit: expected a number above 0")
     with reading(args) as tx:
         found = _found(tx, args)
         names = {row.id: str(row.ref) for row in integrations.every(tx, with_removed=True)}
@@ -181,10 +193,12 @@ def delivery_detail(tx: "Tx", public_id: str, names: dict[int, str]) -> dict[str
 def detail_text(shown: dict[str, Any]) -> str:
     """Everything about one delivery, for a person."""
     event = shown["event"]
+    by = f" by synchronization {shown['synchronization']}" if shown["synchronization"] else ""
+    of = f" of {event['at']}" if event["at"] else ""
     lines = [
         f"{shown['id']}  {shown['status']}",
-        f"to {shown['integration']} by synchronization {shown['synchronization']}, channel {shown['channel']}",
-        f"event {event['type']} {event['id']} of {event['at']}" + (f" from {event['from']}" if event["from"] else ""),
+        f"to {shown['integration']}{by}, channel {shown['channel']}",
+        f"event {event['type']} {event['id']}{of}" + (f" from {event['from']}" if event["from"] else ""),
     ]
     if event["key"]:
         lines.append(f"record {event['entity']} {event['key']}")
@@ -201,7 +215,10 @@ def detail_text(shown: dict[str, Any]) -> str:
     return "\n".join(lines + [_try_text(one) for one in shown["tries"]])
 
 
-def _section(title: str, values: dict[str, Any]) -> list[str]:
+def _section(title: str, values: dict[str, Any] | None) -> list[str]:
+    """None: a server does not show it to this token."""
+    if values is None:
+        return ["", f"{title}: {NOT_SHOWN}"]
     said = {
         name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items() if v not in ("", [], {}, None)
     }

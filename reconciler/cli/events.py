@@ -1,7 +1,7 @@
 """`reconciler events`: list them; show, publish, retry, cancel one; tell an integration once more what happened.
 
 Reads the daemon's store; what changes something is an order, so a daemon must be there. Payloads are shown:
-who runs this may read the store.
+who runs this may read the store. With --server the API is asked for all of it.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.columns import aligned
 from reconciler.cli.options import add_output, add_state_dir, examples
+from reconciler.cli.server_access import ELSEWHERE, add_server, asks_server
 from reconciler.cli.store_access import CommandError, find_integration, guarded, order, reading
 from reconciler.cli.times import ago
 
@@ -33,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most the newest so many (default: 50)")
     add_output(parser)
     add_state_dir(parser)
+    add_server(parser, ELSEWHERE)
     examples(
         parser,
         "reconciler events --type 'order.*' --status dead",
@@ -62,6 +64,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     """Without a default of their own, so that what stands before the word counts as well."""
     add_output(parser, default=argparse.SUPPRESS)
     add_state_dir(parser, default=argparse.SUPPRESS)
+    add_server(parser, ELSEWHERE, default=argparse.SUPPRESS)
 
 
 def _configure_publish(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +73,7 @@ def _configure_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", dest="own_id", metavar="ID", help="your own id: under it the event is kept once")
     parser.add_argument("--subject", metavar="TEXT", help="what it is about, in your words")
     parser.add_argument("--about", metavar="NAME", help="the integration that it is about")
-    parser.add_argument("--workspace", default="default", metavar="NAME", help="whose event it is (default: default)")
+    parser.add_argument("--workspace", metavar="NAME", help="whose event it is (default: default)")
     _add_shared(parser)
 
 
@@ -87,6 +90,12 @@ def _configure_replay(parser: argparse.ArgumentParser) -> None:
 
 @guarded
 def run(args: argparse.Namespace) -> int:
+    if args.limit < 1:
+        raise CommandError("--limit: expected a number above 0")
+    if asks_server(args):
+        from reconciler.cli import server_events
+
+        return server_events.run(args)
     if args.action is None:
         return _list(args)
     if args.action == "show":
@@ -95,13 +104,15 @@ def run(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps({k: v for k, v in answer.items() if k != "ok"}))
     else:
-        print(_said(args.action, answer))
+        print(said(args.action, answer))
     return 0
 
 
 def _ordered(args: argparse.Namespace) -> dict[str, Any]:
     if args.action == "publish":
-        return order(args, "publish-events", None, {"workspace": args.workspace, "events": [_event(args)]})
+        return order(
+            args, "publish-events", None, {"workspace": args.workspace or "default", "events": [event_of(args)]}
+        )
     if args.action == "replay":
         with reading(args) as tx:
             target = find_integration(tx, args.name).id
@@ -110,7 +121,8 @@ def _ordered(args: argparse.Namespace) -> dict[str, Any]:
     return order(args, f"{args.action}-event", None, {"event": args.id})
 
 
-def _event(args: argparse.Namespace) -> dict[str, Any]:
+def event_of(args: argparse.Namespace) -> dict[str, Any]:
+    """As it was typed; raises CommandError."""
     try:
         payload = json.loads(sys.stdin.read() if args.payload == "-" else args.payload)
     except ValueError as error:
@@ -126,7 +138,8 @@ def _event(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _said(action: str, answer: dict[str, Any]) -> str:
+def said(action: str, answer: dict[str, Any]) -> str:
+    """What became of it, for a person."""
     if action == "publish":
         (one,) = answer["events"]
         return f"{one['id']} published" if one["is_new"] else f"{one['id']} was published before under this id"
@@ -139,16 +152,19 @@ def _said(action: str, answer: dict[str, Any]) -> str:
 
 
 def _list(args: argparse.Namespace) -> int:
-    if args.limit < 1:
-        raise CommandError("--limit: expected a number above 0")
     with reading(args) as tx:
         found = _found(tx, args)
-    if args.output == "json":
+    show_list(found, args.output)
+    return 0
+
+
+def show_list(found: list[dict[str, Any]], output: str) -> None:
+    """Newest first, in the stable form."""
+    if output == "json":
         json.dump({"events": found}, sys.stdout, indent=2)
         print()
     else:
         print(table(found, datetime.now(UTC)))
-    return 0
 
 
 def _found(tx: "Tx", args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -199,15 +215,19 @@ def _show(args: argparse.Namespace) -> int:
     if args.output == "json":
         json.dump(shown, sys.stdout, indent=2, ensure_ascii=False)
         print()
-        return 0
-    from reconciler.cli.deliveries import detail_text
+    else:
+        print(detail_text(shown))
+    return 0
+
+
+def detail_text(shown: dict[str, Any], no_payload: str = "not kept") -> str:
+    """Everything about one event, for a person."""
+    from reconciler.cli import deliveries
 
     about = f" about {shown['integration']}" if shown["integration"] else ""
-    print(f"{shown['id']}  {shown['status']}\n{shown['type']} of {shown['at']}, {shown['source']}{about}")
-    print("\npayload:", json.dumps(shown["payload"], ensure_ascii=False, indent=2) if shown["payload"] else "not kept")
-    for one in shown["attempts"]:
-        print(f"\n{detail_text(one)}")
-    return 0
+    payload = json.dumps(shown["payload"], ensure_ascii=False, indent=2) if shown["payload"] else no_payload
+    head = f"{shown['id']}  {shown['status']}\n{shown['type']} of {shown['at']}, {shown['source']}{about}"
+    return "\n\n".join([head, f"payload: {payload}", *map(deliveries.detail_text, shown["attempts"])])
 
 
 def _detail(tx: "Tx", public_id: str) -> dict[str, Any]:

@@ -1,19 +1,22 @@
 """`reconciler key`: make, replace, list and revoke the keys with which others push to an integration of type custom.
 
-Needs no daemon, only its store; a daemon that runs knows of a change at once. A key is shown once; only its hash is stored.
+Needs no daemon, only its store; a daemon that runs knows of a change at once. With --server the API is asked. A key is shown
+once; only its hash is stored.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from getpass import getuser
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.columns import aligned
 from reconciler.cli.options import add_output, add_state_dir, examples
-from reconciler.cli.store_access import CommandError, guarded, location, reading
-from reconciler.cli.times import ago
+from reconciler.cli.server_access import ELSEWHERE, add_server, asks_server
+from reconciler.cli.store_access import CommandError, find_integration, guarded, location, reading
+from reconciler.cli.times import ago, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_output(listing)
     for one in (create, regenerate, revoke, listing):
         add_state_dir(one)
+        add_server(one, ELSEWHERE)
     examples(
         parser,
         "reconciler key create it-ops/erp --label erp",
@@ -61,22 +65,11 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
 
 @guarded
 def run(args: argparse.Namespace) -> int:
+    if asks_server(args):
+        from reconciler.cli import server_key
+
+        return server_key.run(args)
     return {"create": _create, "regenerate": _regenerate, "list": _list, "revoke": _revoke}[args.action](args)
-
-
-def _found(tx: "Tx", text: str) -> "IntegrationRow":
-    from reconciler.model.ids import meant
-    from reconciler.store import integrations
-
-    rows = {row.ref: row for row in integrations.every(tx)}
-    try:
-        found = meant(text, rows)
-    except ValueError as error:
-        raise CommandError(str(error)) from None
-    if len(found) != 1:
-        several = f"{text} are several, say which: {', '.join(map(str, found))}"
-        raise CommandError(several if found else f"there is no integration {text}; see: reconciler status")
-    return rows[found[0]]
 
 
 def _create(args: argparse.Namespace) -> int:
@@ -87,12 +80,8 @@ def _create(args: argparse.Namespace) -> int:
 
 def _regenerate(args: argparse.Namespace) -> int:
     from reconciler.control.push_keys import regenerate
-    from reconciler.model.duration import parse_duration
 
-    try:
-        grace = parse_duration(args.grace) if args.grace else None
-    except ValueError as error:
-        raise CommandError(str(error)) from None
+    grace = span(args.grace, "--grace") if args.grace else None
     return _shown_once(
         args,
         lambda tx, row, wish, now: regenerate(tx, row, wish, now, grace=grace, instead_of=args.instead_of),
@@ -102,22 +91,21 @@ def _regenerate(args: argparse.Namespace) -> int:
 def _shown_once(args: argparse.Namespace, make: "Callable[[Tx, IntegrationRow, KeyWish, datetime], MadeKey]") -> int:
     from reconciler.control.carried import OrderError
     from reconciler.control.push_keys import KeyLimitError, KeyWish, OtherKeyError
-    from reconciler.model.duration import parse_duration
     from reconciler.store.location import write_once
 
     now, by = datetime.now(UTC), getuser()
 
     def act(tx: "Tx") -> "MadeKey":
-        row = _found(tx, args.name)
+        row = find_integration(tx, args.name)
         made = make(tx, row, wish, now)
         _audit(tx, args, row, made.row.key_id, now)
         return made
 
+    expires_at = now + span(args.expires, "--expires") if args.expires else None
+    wish = KeyWish(by=by, label=args.label[:80], expires_at=expires_at)
     try:
-        expires_at = now + parse_duration(args.expires) if args.expires else None
-        wish = KeyWish(by=by, label=args.label[:80], expires_at=expires_at)
         made = write_once(location(args), act)
-    except (OrderError, OtherKeyError, KeyLimitError, ValueError) as error:
+    except (OrderError, OtherKeyError, KeyLimitError) as error:
         raise CommandError(str(error)) from None
     _show(made)
     return 0
@@ -139,13 +127,17 @@ def _audit(tx: "Tx", args: argparse.Namespace, row: "IntegrationRow", key_id: st
 
 
 def _show(made: "MadeKey") -> None:
-    print(made.new.clear.reveal())
-    print(f"{made.row.key_id} is shown only now; use it as: Authorization: Bearer rck_...", file=sys.stderr)
-    if made.previous is not None:
-        until = (
-            f"opens until {made.valid_until[:19]}Z" if made.valid_until > made.row.created_at else "opens nothing now"
-        )
-        print(f"{made.previous.key_id}, the key before, {until}", file=sys.stderr)
+    before, is_open = made.previous, made.valid_until > made.row.created_at
+    show(made.new.clear.reveal(), made.row.key_id, before.key_id if before else "", made.valid_until if is_open else "")
+
+
+def show(clear: str, key_id: str, previous: str, until: str) -> None:
+    """The key alone on standard output; `until` is how long the `previous` one still opens, empty where it does not."""
+    print(clear)
+    print(f"{key_id} is shown only now; use it as: Authorization: Bearer rck_...", file=sys.stderr)
+    if previous:
+        said = f"opens until {until[:19]}Z" if until else "opens nothing now"
+        print(f"{previous}, the key before, {said}", file=sys.stderr)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -154,25 +146,29 @@ def _list(args: argparse.Namespace) -> int:
 
     now = datetime.now(UTC)
     with reading(args) as tx:
-        row = _found(tx, args.name)
+        row = find_integration(tx, args.name)
         keys, rotation = ingest_keys.of_integration(tx, row.id), rotation_of(tx, row.id)
-    if args.output == "json":
-        said = [
-            {
-                **{name: getattr(key, name) for name in ("key_id", "label", "hint", "created_at", "created_by")},
-                **{name: getattr(key, name) for name in ("last_used_at", "expires_at", "valid_until")},
-                "state": key.state(now),
-                "rotation_due_at": _due_at(key, rotation, now),
-            }
-            for key in keys
-        ]
-        json.dump({"keys": said}, sys.stdout, indent=2)
-        print()
-    elif not keys:
-        print(f"no keys; make one: reconciler key create {row.ref}")
-    else:
-        print(aligned(_HEAD, [_line(key, now) for key in keys]))
+    show_all([_as_json(key, rotation, now) for key in keys], row.ref, args.output)
     return 0
+
+
+def _as_json(key: "KeyRow", rotation: "Rotation", now: datetime) -> dict[str, Any]:
+    return {
+        **{name: getattr(key, name) for name in ("key_id", "label", "hint", "created_at", "created_by")},
+        **{name: getattr(key, name) for name in ("last_used_at", "expires_at", "valid_until", "revoked_at")},
+        "state": key.state(now),
+        "rotation_due_at": _due_at(key, rotation, now),
+    }
+
+
+def show_all(keys: Sequence[Mapping[str, Any]], name: object, output: str) -> None:
+    if output == "json":
+        json.dump({"keys": keys}, sys.stdout, indent=2)
+        print()
+    elif keys:
+        print(aligned(_HEAD, [_line(key, datetime.now(UTC)) for key in keys]))
+    else:
+        print(f"no keys; make one: reconciler key create {name}")
 
 
 def _due_at(key: "KeyRow", rotation: "Rotation", now: datetime) -> str | None:
@@ -182,17 +178,19 @@ def _due_at(key: "KeyRow", rotation: "Rotation", now: datetime) -> str | None:
     return rfc3339(due_at) if due_at else None
 
 
-def _line(key: Any, now: datetime) -> tuple[str, ...]:
-    ends = key.revoked_at or key.valid_until or key.expires_at
+def _line(key: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
+    """A server does not tell when a key was revoked."""
+    ends = key.get("revoked_at") or key["valid_until"] or key["expires_at"]
+    is_untold = key["state"] == "revoked" and not key.get("revoked_at") and not key["valid_until"]
     return (
-        key.key_id,
-        key.state(now),
-        key.label or "-",
-        ago(key.created_at, now),
-        key.created_by,
-        ago(key.last_used_at, now) if key.last_used_at else "never",
-        f"{ends[:19]}Z" if ends else "never",
-        key.hint,
+        key["key_id"],
+        key["state"],
+        key["label"] or "-",
+        ago(key["created_at"], now),
+        key["created_by"],
+        ago(key["last_used_at"], now) if key["last_used_at"] else "never",
+        "-" if is_untold else f"{ends[:19]}Z" if ends else "never",
+        key["hint"],
     )
 
 
@@ -203,7 +201,7 @@ def _revoke(args: argparse.Namespace) -> int:
     now = datetime.now(UTC)
 
     def act(tx: "Tx") -> bool:
-        row = _found(tx, args.name)
+        row = find_integration(tx, args.name)
         is_gone = revoke(tx, row, args.key, getuser(), now)
         if is_gone:
             _audit(tx, args, row, args.key, now)

@@ -1,16 +1,18 @@
-"""`reconciler logs NAME`: what an integration did, from the daemon's store. With --follow as it happens.
+"""`reconciler logs NAME`: what an integration did, from the daemon's store or a server. With --follow as it happens.
 
-As JSON each line is one document, so that a stream can be read. Integrations that Git no longer names are found, too.
+As JSON each line is one document, so that a stream can be read. In the store integrations that Git no longer names are found,
+too.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.options import add_name, add_output, add_state_dir, examples
+from reconciler.cli.server_access import ELSEWHERE, add_server, asks_server
 from reconciler.cli.store_access import CommandError, find_integration, guarded, reading
 from reconciler.cli.times import instant
 
@@ -33,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines until Ctrl-C")
     add_output(parser)
     add_state_dir(parser)
+    add_server(parser, ELSEWHERE)
     examples(
         parser,
         "reconciler logs servicenow-prod --since 2h --level warn",
@@ -44,6 +47,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.limit < 1:
         raise CommandError("--limit: expected a number above 0")
+    if asks_server(args):
+        from reconciler.cli import server_logs
+
+        return server_logs.run(args)
     wanted = _Wanted(args)
     last = wanted.show(after_id=0, limit=args.limit)
     while args.follow:
@@ -90,32 +97,32 @@ class _Wanted:
             )
             found = {n: runs.get(tx, n) for n in {line.run_id for line in lines} if n is not None}
         names = {n: run.public_id for n, run in found.items() if run is not None}
-        _print(lines, names, self._args.output)
+        show((as_json(line, names) for line in lines), self._args.output)
         return lines[-1].id if lines else after_id
 
 
-def _print(lines: "Iterable[LogLine]", runs: dict[int, str], output: str) -> None:
+def show(lines: Iterable[Mapping[str, Any]], output: str) -> None:
+    """Lines in the stable form."""
     for line in lines:
-        run = runs.get(line.run_id, "") if line.run_id is not None else ""
-        print(json.dumps(as_json(line, run)) if output == "json" else as_text(line, run), flush=True)
+        print(json.dumps(line) if output == "json" else as_text(line), flush=True)
 
 
-def as_json(line: "LogLine", run: str) -> dict[str, Any]:
+def as_json(line: "LogLine", runs: Mapping[int, str]) -> dict[str, Any]:
     """The stable form of one line."""
     return {
         "at": line.at,
         "level": line.level,
         "message": line.message,
-        "run": run or None,
+        "run": runs.get(line.run_id) if line.run_id is not None else None,
         "detail": dict(line.detail),
     }
 
 
-def as_text(line: "LogLine", run: str) -> str:
+def as_text(line: Mapping[str, Any]) -> str:
     """Time, level, message, then what belongs to it as name=value."""
-    detail = {**line.detail, **({"run": run} if run else {})}
+    detail = {**line["detail"], **({"run": line["run"]} if line["run"] else {})}
     said = "".join(f"  {name}={_value(value)}" for name, value in detail.items())
-    return f"{line.at[:19]}Z  {line.level:<5}  {line.message}{said}"
+    return f"{line['at'][:19]}Z  {line['level']:<5}  {line['message']}{said}"
 
 
 def _value(value: Any) -> str:

@@ -1,11 +1,11 @@
 """`reconciler test NAME`: sign in now and tell who we are there, what we may do and what is missing.
 
 Reads the manifests as the settings say (with `--repo .` the files as they lie here) and needs the daemon's keys, not the
-daemon. Exit code: 0, or 1 when the probe fails or something is missing that this manifest uses.
+daemon; or a daemon does it, with --server. Exit code: 0, or 1 when the probe fails or something is missing that this manifest
+uses.
 """
 
 import argparse
-import asyncio
 import json
 import os
 from datetime import timedelta
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.options import add_name, add_output, examples
 from reconciler.cli.run import add_settings, settings_of
+from reconciler.cli.server_access import add_server, asks_server
 from reconciler.cli.store_access import CommandError, guarded, match_ref
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 
 SHOWN_FINDINGS = 3
+ELSEWHERE = (
+    "let the daemon there probe, with the manifest that it has in force"
+    " (default: $RECONCILER_URL, where none of --repo, --config and --state-dir is given)"
+)
 EXITS = "0 signed in, nothing is missing; 1 the probe failed, or a right is missing that the manifest needs"
 
 
@@ -30,13 +35,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_name(parser)
     add_settings(parser, level="error")
     add_output(parser)
+    add_server(parser, ELSEWHERE)
     examples(
-        parser, "reconciler test --repo . servicenow-prod", "reconciler test servicenow-prod --output json", exits=EXITS
+        parser,
+        "reconciler test --repo . servicenow-prod",
+        "reconciler test servicenow-prod --output json",
+        "reconciler test servicenow-prod --server https://reconciler.example.org",
+        exits=EXITS,
     )
 
 
 @guarded
 def run(args: argparse.Namespace) -> int:
+    if _asks_server(args):
+        from reconciler.cli import server_probe
+
+        return server_probe.run(args)
+    import asyncio
+
     from reconciler.desired.sops.errors import SopsError
     from reconciler.desired.source_error import SourceError
     from reconciler.settings import SettingsError
@@ -48,6 +64,14 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from None
     print(json.dumps(as_json(report), indent=2) if args.output == "json" else as_text(report))
     return 0 if report.trial.is_good else 1
+
+
+def _asks_server(args: argparse.Namespace) -> bool:
+    """Manifests that this line names are tried from here."""
+    here = [f"--{option}" for option in ("repo", "config", "ref", "path") if vars(args)[option]]
+    if here and args.server:
+        raise CommandError(f"--server or {here[0]}: which one? A server tests what it has in force")
+    return not here and asks_server(args)
 
 
 async def _probe(args: argparse.Namespace) -> "ProbeReport":

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.options import NAME, add_state_dir, examples
+from reconciler.cli.server_access import ELSEWHERE, add_server, asks_server
 from reconciler.cli.store_access import (
     CommandError,
     DaemonWatch,
@@ -33,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", action="store_true", help="until all is as Git wants it, or says why it cannot be")
     parser.add_argument("--timeout", default="5m", metavar="DURATION", help="how long --wait waits (default: 5m)")
     add_state_dir(parser)
+    add_server(parser, ELSEWHERE)
     examples(
         parser, "reconciler reconcile --wait", "reconciler reconcile servicenow-prod --wait --timeout 30s", exits=EXITS
     )
@@ -41,6 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 @guarded
 def run(args: argparse.Namespace) -> int:
     patience = span(args.timeout, "--timeout")
+    if asks_server(args):
+        from reconciler.cli import server_reconcile
+
+        return server_reconcile.run(args, patience)
     integration_id = None
     if args.name:
         with reading(args) as tx:

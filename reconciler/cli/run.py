@@ -1,7 +1,6 @@
 """`reconciler run`: the daemon. Stays until SIGTERM or Ctrl-C."""
 
 import argparse
-import asyncio
 import os
 import sys
 from pathlib import Path
@@ -70,6 +69,8 @@ def settings_of(args: argparse.Namespace) -> Any:
 
 
 def run(args: argparse.Namespace) -> int:
+    import asyncio
+
     from reconciler.settings import SettingsError
     from reconciler.store.errors import StoreError
 

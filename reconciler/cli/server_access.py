@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reconciler.cli.store_access import CommandError
 
@@ -21,8 +21,8 @@ ELSEWHERE = "ask the daemon there instead, over its API (default: $RECONCILER_UR
 REF = "an integration: name, workspace.name, id, or a type that only one has"
 
 
-def add_server(parser: argparse.ArgumentParser, what: str = SERVER) -> None:
-    parser.add_argument("--server", metavar="URL", help=f"{what}; {TOKEN}")
+def add_server(parser: argparse.ArgumentParser, what: str = SERVER, default: Any = None) -> None:
+    parser.add_argument("--server", metavar="URL", default=default, help=f"{what}; {TOKEN}")
 
 
 def asks_server(args: argparse.Namespace) -> bool:

@@ -58,4 +58,4 @@ def _create(ref: Ref) -> Due:
 
 def _rotate(ref: Ref, key_id: str, max_age: timedelta) -> Due:
     message = f"key older than max_age: rotation due (key {key_id}, max_age {render_duration(max_age)})"
-    return Due(ref, DueCode.ROTATE_KEY, message, f"reconciler key regenerate {ref}")
+    return Due(ref, DueCode.ROTATE_KEY, message, f"reconciler key regenerate {ref} --instead-of {key_id}")

@@ -278,6 +278,55 @@ async def test_the_command_waits_for_the_callback(
     await at_work(stage, server, test)
 
 
+async def test_the_command_at_a_server(
+    stage: Stage, server: OAuthServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the browser first, where the person says no; then with the address pasted."""
+
+    class Person(io.StringIO):
+        def readline(self, *_: object) -> str:  # type: ignore[override]
+            return server.person(_way(capsys.readouterr().out)) + "\n"
+
+    async def test(desk: Desk) -> None:
+        await desk.until(Status.PENDING_AUTH)
+        url = f"http://{desk.running.daemon.window.address}"
+        monkeypatch.setenv("RECONCILER_URL", url)
+        token = await issue(desk.running.daemon.database, "ci", None, Permission.ADMIN)
+        monkeypatch.setenv("RECONCILER_TOKEN", token)
+
+        def typed(*words: str, stdin: io.StringIO | None = None) -> Awaitable[int]:
+            return asyncio.to_thread(run, ["authorize", *words], stdin or io.StringIO())
+
+        server.denies = True
+        waiting = asyncio.ensure_future(typed("notes"))
+        shown = ""
+        while "  http" not in shown:
+            await asyncio.sleep(0.02)
+            shown += capsys.readouterr().out
+        await desk.api.finish(returned_by(await asyncio.to_thread(server.person, _way(shown))))
+        assert await waiting == 1
+        assert "did not allow it: access_denied" in capsys.readouterr().err
+        server.denies = False
+        wrong = io.StringIO("https://elsewhere/?state=none&code=secret-code\n")
+        assert await typed("notes", "--paste", stdin=wrong) == 1
+        said = capsys.readouterr()
+        assert "the server does not take that address (400)" in said.err
+        assert "secret-code" not in said.out + said.err
+        assert await typed("it-ops/notes", "--paste", stdin=Person()) == 0
+        lines = capsys.readouterr().out.splitlines()  # those of the daemon in between
+        assert "authorized" in lines
+        assert lines[-1] == "it-ops/notes connected: connected as ada"
+        assert await typed("chat") == 1
+        assert "nobody has to allow it-ops/chat anything" in capsys.readouterr().err
+
+    await at_work(stage, server, test, listen="127.0.0.1:0")
+
+
+def _way(shown: str) -> str:
+    """Where the person is to go."""
+    return next(line.strip() for line in shown.splitlines() if line.startswith("  http"))
+
+
 async def test_without_a_daemon_nobody_is_sent_anywhere(stage: Stage, server: OAuthServer) -> None:
     async def test(desk: Desk) -> None:
         await desk.until(Status.PENDING_AUTH)

@@ -50,6 +50,12 @@ def _run(*words: str) -> tuple[int, set[str]]:
         ("connect", "--help"),
         ("edit", "--help"),
         ("api", "--help"),
+        ("logs", "--help"),
+        ("test", "--help"),
+        ("reconcile", "--help"),
+        ("key", "list", "--help"),
+        ("events", "publish", "--help"),
+        ("audit", "--help"),
     ],
 )
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:

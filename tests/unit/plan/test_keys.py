@@ -62,7 +62,7 @@ def test_a_key_grows_old(ages: tuple[timedelta, ...], wanted: list[str]) -> None
     assert (_codes(plan), exit_code(plan), plan.is_empty) == (wanted, 0, True)
     if wanted == ["rotate-key"]:
         said = "key older than max_age: rotation due (key key0, max_age 90d)"
-        assert f"to do: it-ops/desk: {said}\n  reconciler key regenerate it-ops/desk\n" in text(plan)
+        assert f"to do: it-ops/desk: {said}\n  reconciler key regenerate it-ops/desk --instead-of key0\n" in text(plan)
 
 
 def test_whoever_needs_no_key_is_asked_for_none() -> None:
