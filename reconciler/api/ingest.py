@@ -128,7 +128,8 @@ class IngestKey(Shown):
     created_by: str
     last_used_at: datetime | None
     expires_at: datetime | None
-    valid_until: datetime | None
+    valid_until: datetime | None = Field(description="It was replaced, and opens until then.")
+    revoked_at: datetime | None
     rotation_due_at: datetime | None = Field(description="By `auth.rotation.max_age` of the manifest.")
 
 

@@ -179,9 +179,7 @@ def _due_at(key: "KeyRow", rotation: "Rotation", now: datetime) -> str | None:
 
 
 def _line(key: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
-    """A server does not tell when a key was revoked."""
-    ends = key.get("revoked_at") or key["valid_until"] or key["expires_at"]
-    is_untold = key["state"] == "revoked" and not key.get("revoked_at") and not key["valid_until"]
+    ends = key["revoked_at"] or key["valid_until"] or key["expires_at"]
     return (
         key["key_id"],
         key["state"],
@@ -189,7 +187,7 @@ def _line(key: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
         ago(key["created_at"], now),
         key["created_by"],
         ago(key["last_used_at"], now) if key["last_used_at"] else "never",
-        "-" if is_untold else f"{ends[:19]}Z" if ends else "never",
+        f"{ends[:19]}Z" if ends else "never",
         key["hint"],
     )
 

@@ -302,8 +302,8 @@ def test_keys(far: Far, typed: Typist) -> None:
     far.town.stage.manifest("erp", **CUSTOM)
     far.town.stage.commit()
     assert typed("reconcile", "--wait").code == 0
-    assert typed("key", "list", "erp").out == "no keys; make one: reconciler key regenerate erp\n"
-    first = typed("key", "regenerate", "it-ops/erp", "--label", "erp")
+    assert typed("key", "list", "erp").out == "no keys; make one: reconciler key create erp\n"
+    first = typed("key", "create", "it-ops/erp", "--label", "erp", "--expires", "90d")
     assert (first.code, first.out[:4]) == (0, "rck_")
     key_id = first.err.split()[0]
     assert first.err == f"{key_id} is shown only now; use it as: Authorization: Bearer rck_...\n"
@@ -321,3 +321,7 @@ def test_keys(far: Far, typed: Typist) -> None:
     }
     assert states == {new_id: "revoked", key_id: "retiring"}
     assert typed("key", "revoke", "erp", new_id).code == 1
+    assert typed("key", "create", "erp").code == 0
+    third = typed("key", "create", "erp")
+    assert (third.code, third.out) == (1, "")
+    assert "2 keys open" in third.err

@@ -146,6 +146,7 @@ def _key(key: KeyRow, state: str, rotation: Rotation) -> dict[str, Any]:
         "last_used_at": key.last_used_at,
         "expires_at": key.expires_at,
         "valid_until": key.valid_until,
+        "revoked_at": key.revoked_at,
         "rotation_due_at": rfc3339(due_at) if due_at else None,
     }
 
