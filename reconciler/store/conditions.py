@@ -119,9 +119,10 @@ def say(tx: Tx, integration_id: int, generation: int, statements: Iterable[Say],
 
 
 def _tell_degraded(tx: Tx, integration_id: int, at: str) -> None:
+    """In words of our own: a condition's message may quote a record, and events are sent on and kept."""
     said = conditions(tx, integration_id)
     if health(said) is not Health.DEGRADED:
         return
-    bad = sorted(soft(said), key=lambda one: one.type)
-    detail = {"message": "; ".join(one.message for one in bad), "conditions": [one.type for one in bad]}
+    bad = {one.type: one.reason for one in sorted(soft(said), key=lambda one: one.type)}
+    detail = {"message": ", ".join(f"{kind}: {why}" for kind, why in bad.items()), "conditions": bad}
     journal.emit(tx, integration_id, Lifecycle.DEGRADED, at, detail)

@@ -112,7 +112,10 @@ async def test_a_turn_from_healthy_to_degraded_is_told_once(world: World) -> Non
     await say(*fine)
     assert await say(late, failing) == ["integration.degraded"] * 2
     detail = await world.read(lambda tx: tx.value("SELECT detail FROM event ORDER BY id DESC LIMIT 1"))
-    assert json.loads(detail) == {"message": "3 deliveries wait; no sync for 2h", "conditions": ["Delivering", "Fresh"]}
+    assert json.loads(detail) == {
+        "message": "Delivering: DeliveryFailing, Fresh: Late",
+        "conditions": {"Delivering": "DeliveryFailing", "Fresh": "Late"},
+    }
 
 
 async def test_a_changed_wish_is_told_as_updated(world: World) -> None:
