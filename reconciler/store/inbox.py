@@ -93,6 +93,11 @@ def is_new(tx: Tx, integration_id: int, identity: str, inbox_id: int, at: str) -
     )
 
 
+def is_known(tx: Tx, integration_id: int, identity: str) -> bool:
+    sql = "SELECT 1 FROM inbox_seen WHERE integration_id = :i AND identity = :d"
+    return tx.value(sql, i=integration_id, d=identity) is not None
+
+
 def taken_by(tx: Tx, integration_id: int, identities: Sequence[str]) -> str | None:
     """The public id of the request that had one of these ids, unless it failed: that had no effect and may come again."""
     for identity in identities:

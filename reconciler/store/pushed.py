@@ -73,6 +73,12 @@ def note_snapshot(tx: Tx, integration_id: int, entity: str, snapshot: str, keys:
     )
 
 
+def has_pages(tx: Tx, integration_id: int, entity: str, snapshot: str) -> bool:
+    """Whether pages named anything since the snapshot began."""
+    sql = "SELECT 1 FROM pushed_snapshot WHERE integration_id = :i AND entity = :e AND snapshot = :s LIMIT 1"
+    return tx.value(sql, i=integration_id, e=entity, s=snapshot) is not None
+
+
 def missing(tx: Tx, integration_id: int, entity: str, snapshot: str) -> tuple[list[str], int]:
     """The records that no page of the snapshot named, and how many there are in all."""
     known = tx.value(

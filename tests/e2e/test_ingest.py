@@ -210,8 +210,39 @@ async def test_batches_and_snapshots(stage: Stage) -> None:
         )
         assert done.status_code == 202
         assert sorted(await erp.records()) == [str(n) for n in range(8)]
+        again = await erp.call(
+            "POST", "/records/orders:batch", json={**page, "upserts": more, "snapshot_complete": True}
+        )
+        assert (again.status_code, again.json()["duplicates"]) == (202, 4)
+        assert sorted(await erp.records()) == [str(n) for n in range(8)]
         many = {"deletes": [str(n) for n in range(1001)]}
         assert (await erp.call("POST", "/records/orders:batch", json=many)).status_code == 422
+
+
+@pytest.mark.asyncio
+async def test_a_snapshot_deletes_none_that_it_names(stage: Stage) -> None:
+    """Also a refused one, alone on its page or beside others. An end that is sent again ends nothing more."""
+    async with served(stage) as erp:
+
+        async def page(name: str, records: Mapping[str, Any], **more: Any) -> httpx.Response:
+            upserts = [{"id": key, "data": {"total": total}} for key, total in records.items()]
+            body = {"full_snapshot": True, "snapshot_id": name, "upserts": upserts, **more}
+            return await erp.call("POST", "/records/orders:batch", json=body)
+
+        last = {"snapshot_complete": True}
+        assert (await page("s1", dict.fromkeys("abcdefgh", "1"), **last)).status_code == 202
+        bad = await page("s2", {"a": 1})
+        assert (bad.status_code, bad.json()["rejected"][0]["id"]) == (422, "a")
+        mixed = await page("s2", {"b": 1, **dict.fromkeys("cdefg", "1")}, **last)
+        assert (mixed.status_code, mixed.json()["rejected"][0]["id"]) == (202, "b")
+        assert sorted(await erp.records()) == list("abcdefg")
+        assert (await page("s2", {"b": 1, **dict.fromkeys("cdefg", "1")}, **last)).status_code == 202
+        assert sorted(await erp.records()) == list("abcdefg")
+        # The same name once more is another snapshot when pages come before its end, or when it is all on one page.
+        await page("s2", dict.fromkeys("ab", "1"))
+        await page("s2", dict.fromkeys("cdef", "1"), **last)
+        await page("s2", dict.fromkeys("abcde", "1"), **last)
+        assert sorted(await erp.records()) == list("abcde")
 
 
 @pytest.mark.asyncio

@@ -26,6 +26,7 @@ from reconciler.events.pushing import (
     SnapshotError,
     StaleError,
     Stored,
+    note_named,
     push_batch,
     push_events,
     push_record,
@@ -41,6 +42,7 @@ from reconciler.sdk.pushed import (
     read_events,
     read_record,
     read_version,
+    refusal,
     strict,
 )
 from reconciler.serve.forms import to_json
@@ -80,10 +82,12 @@ class _Call:
     parts: Parts
     sender: Sender
 
-    def push(self) -> Push:
+    def push(self, digest: str = "") -> Push:
         signed = self.sender.accepts.intake.signature != "off" and "webhook-signature" in self.request.headers
         message = self.request.headers.get("webhook-id", "") if signed else ""
-        return Push(row=self.sender.row, live=self.sender.live, now=self.parts.clock.now(), message=message)
+        return Push(
+            row=self.sender.row, live=self.sender.live, now=self.parts.clock.now(), message=message, digest=digest
+        )
 
     async def read(self, *media: str) -> tuple[str, bytes]:
         return await body_of(self.request, self.sender, *(media or (JSON,)))
@@ -101,10 +105,13 @@ async def _served(request: Request, integration: str, do: Callable[[_Call], Awai
 
 async def _stored(call: _Call, body: bytes, do: Callable[[Tx, Push], _Answer]) -> Response:
     """Once for one Idempotency-Key, and once for one signed message; durable before it is answered."""
-    key, push = idempotency_key(call.request), call.push()
+    key, target = (
+        idempotency_key(call.request),
+        f"{call.request.method} {call.request.url.path}?{call.request.url.query}",
+    )
+    digest = sha256(f"{target}\n".encode() + body).hexdigest()
+    push = call.push(digest)
     who, at = f"ingest/{push.row.id}", rfc3339(push.now)
-    target = f"{call.request.method} {call.request.url.path}?{call.request.url.query}\n"
-    digest = sha256(target.encode() + body).hexdigest()
 
     def once(tx: Tx) -> _Answer | requests.Kept:
         if key is not None:
@@ -251,6 +258,7 @@ async def push_records_in(request: Request, integration: str, entity: str) -> Re
         kind, body = await call.read(JSON, LINES)
         batch = await call.sender.reception.aside(len(body), lambda: _batch(call.sender, entity, kind, body))
         if not batch.records and batch.rejected:
+            await call.parts.database.write(lambda tx: note_named(tx, call.push(), batch), durable=True)
             raise ProblemError(422, "schema", "no record can be taken", {"rejected": batch.rejected})
 
         def store(tx: Tx, push: Push) -> _Answer:
@@ -284,7 +292,7 @@ def _batch(sender: Sender, entity: str, kind: str, body: bytes) -> Batch:
         try:
             records.append((place, _one(sender, entity, one)))
         except NotUnderstoodError as error:
-            rejected.append({"index": place, "code": error.code, "detail": error.detail})
+            rejected.append(refusal(place, one, RECORD_ID, error))
     return Batch(
         entity=entity,
         records=records,
