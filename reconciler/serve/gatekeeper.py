@@ -66,9 +66,7 @@ class Gatekeeper:
 
     async def admit(self, request: Request, path_name: str) -> Sender:
         """Raises ProblemError."""
-        reception = self._parts.ports.reception
-        if reception is None:
-            raise unserved()
+        reception = serving(self._parts)
         clear, started = _given(request), self._parts.clock.monotonic()
         found = await self._known(reception, clear, path_name)
         if found is None:
@@ -79,6 +77,8 @@ class Gatekeeper:
             self._refuse(request, "expired-key", "the key has expired")
         if path_name not in {row.name, f"{row.workspace}.{row.name}"}:
             raise ProblemError(403, "wrong-integration", "this key is for another integration")
+        if live is None and row.is_desired and row.removed_at is None:
+            raise _not_ready("the integration cannot be used at the moment, as its operators can see")
         if not _is_open(live) or live is None or not isinstance(live.connector, Accepts):
             raise ProblemError(403, "integration-disabled", "the integration takes nothing at the moment")
         intake = live.connector.intake
@@ -127,10 +127,20 @@ class Gatekeeper:
             await self._parts.database.write(lambda tx: ingest_keys.note_used(tx, [key.key_id], rfc3339(now)))
 
 
-def unserved() -> ProblemError:
-    """Nothing is taken unverified."""
-    message = "this process does not follow Git and can verify nothing; send it to a controller or worker"
-    return ProblemError(503, "inbound-not-served", message, headers={"retry-after": "60"})
+def serving(parts: Parts) -> Reception:
+    """Raises ProblemError where nothing can be verified here, or not yet: nothing is taken unverified."""
+    reception = parts.ports.reception
+    if reception is None:
+        message = "this process does not follow Git and can verify nothing; send it to a controller or worker"
+        raise ProblemError(503, "inbound-not-served", message, headers={"retry-after": "60"})
+    if not reception.is_ready():
+        raise _not_ready("this process has only begun, and has not read Git yet")
+    return reception
+
+
+def _not_ready(why: str) -> ProblemError:
+    """It passes, or is mended: whoever sends is to keep what it has."""
+    return ProblemError(503, "not-ready", f"{why}; send it again", headers={"retry-after": "10"})
 
 
 def _is_open(live: Live | None) -> bool:

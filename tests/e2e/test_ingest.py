@@ -476,6 +476,18 @@ async def test_disabled_takes_nothing_and_removed_forgets_its_keys(stage: Stage)
 
 
 @pytest.mark.asyncio
+async def test_what_cannot_be_used_for_now_is_asked_for_again(stage: Stage) -> None:
+    """Its sender must not take it for disabled, and drop what it has."""
+    async with served(stage) as erp:
+        pass
+    async with stage.daemon(listen="127.0.0.1:0", env=ENV) as running:  # the secret of its signatures is gone
+        await running.until_view("erp", "unreadable", lambda v: v.status == "error")
+        async with httpx.AsyncClient(base_url=f"http://{running.daemon.window.address}", trust_env=False) as client:
+            answer = await Pusher(running, client, erp.key).call("GET", "/ping")
+            assert (answer.status_code, answer.json()["code"]) == (503, "not-ready")
+
+
+@pytest.mark.asyncio
 async def test_a_suspended_integration_is_done_when_it_goes_on(stage: Stage) -> None:
     async with served(stage) as erp:
         await erp.running.order("suspend", "erp", reason="audit")
