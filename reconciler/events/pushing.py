@@ -87,9 +87,13 @@ def push_record(tx: Tx, push: Push, entity: str, one: Pushed) -> Stored:
     verdict = pushed.accept(tx, push.row.id, entity, one, push.now)
     if verdict.state == "stale":
         raise StaleError(verdict.version)
-    if verdict.state == "unchanged":
+    is_same = verdict.state == "unchanged"
+    if is_same and not push.message:
         return Stored(taken=Taken(""), verdict=verdict)
     number, public_id = _open(tx, push, "record")
+    if is_same:  # signed: once the record has changed, the message must not change it back
+        inbox.close_request(tx, number, 0, 1)
+        return Stored(taken=Taken(public_id), duplicates=1, verdict=verdict)
     inbox.put_items(tx, push.row.id, number, [_item(entity, 0, one)])
     inbox.close_request(tx, number, 1)
     return Stored(taken=Taken(public_id, run_id=_run(tx, push)), accepted=1, verdict=verdict)

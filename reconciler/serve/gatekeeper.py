@@ -170,7 +170,7 @@ async def body_of(request: Request, sender: Sender, *media: str) -> tuple[str, b
     if kind not in media:
         raise ProblemError(415, "unsupported-media-type", f"send {' or '.join(media)}")
     raw = await request.body()
-    _check_signature(request, sender, raw)
+    check_signature(request, sender, raw)
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding in {"", "identity"}:
         return kind, raw
@@ -192,7 +192,8 @@ def _inflated(raw: bytes) -> bytes:
     return body
 
 
-def _check_signature(request: Request, sender: Sender, raw: bytes) -> None:
+def check_signature(request: Request, sender: Sender, raw: bytes) -> None:
+    """Raises ProblemError where one is asked for, or given, and does not hold."""
     wanted = sender.accepts.intake.signature
     if wanted == "off" or (wanted == "optional" and "webhook-signature" not in request.headers):
         return

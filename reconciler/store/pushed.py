@@ -32,7 +32,7 @@ def accept(tx: Tx, integration_id: int, entity: str, one: Pushed, now: datetime)
         e=entity,
         k=one.key,
     )
-    digest = "" if one.payload is None else blake2b(one.payload, digest_size=16).hexdigest()
+    digest = _digest(one)
     if row is not None:
         before = from_rfc3339(row["updated_at"]) if row["updated_at"] else None
         if is_older(one, row["version"], before):
@@ -58,6 +58,22 @@ def accept(tx: Tx, integration_id: int, entity: str, one: Pushed, now: datetime)
         return Verdict("new", version)
     is_same = bool(row["is_deleted"]) if one.payload is None else row["digest"] == digest
     return Verdict("unchanged" if is_same else "changed", version)
+
+
+def _digest(one: Pushed) -> str:
+    return "" if one.payload is None else blake2b(one.payload, digest_size=16).hexdigest()
+
+
+def compared(tx: Tx, integration_id: int, entity: str, one: Pushed) -> Verdict:
+    """Whether it says what counts already; nothing is taken."""
+    row = tx.one(
+        "SELECT version, digest, is_deleted FROM pushed WHERE integration_id = :i AND entity = :e AND key = :k",
+        i=integration_id,
+        e=entity,
+        k=one.key,
+    )
+    is_same = row is not None and (row["digest"], bool(row["is_deleted"])) == (_digest(one), one.payload is None)
+    return Verdict("unchanged" if is_same else "stale", row["version"] if row else "")
 
 
 def forget_contents(tx: Tx, integration_id: int) -> None:

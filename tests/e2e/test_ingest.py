@@ -465,6 +465,33 @@ async def test_signed_bodies(stage: Stage) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_record_that_has_to_be_signed(stage: Stage) -> None:
+    """A message counts once, also one that changed nothing; a deletion is signed with no body."""
+    required = spec()
+    stage.manifest("erp", **{**required, "auth": {**required["auth"], "signature": "required"}})
+    stage.commit()
+    async with served(stage) as erp:
+
+        async def send(method: str, key: str, message: str, body: bytes = b"") -> httpx.Response:
+            headers = {"content-type": "application/json", **signed(SIGNING, message, SystemClock().now(), body)}
+            return await erp.call(method, f"/records/orders/{key}", content=body, headers=headers)
+
+        one, two = (json.dumps({"data": {"total": n}}).encode() for n in "12")
+        assert [(await send("PUT", "1", "m1", one)).status_code for _ in range(2)] == [201, 200]
+        elsewhere = await send("PUT", "2", "m1", one)
+        assert (elsewhere.status_code, elsewhere.json()["code"]) == (409, "replayed")
+        assert (await send("PUT", "1", "m2", one)).json()["changed"] is False
+        assert (await send("PUT", "1", "m3", two)).json()["changed"] is True
+        assert [(await send("PUT", "1", message, one)).status_code for message in ("m1", "m2")] == [409, 409]
+        assert await erp.records() == {"1": {"total": "2"}}
+        unsigned = await erp.call("DELETE", "/records/orders/1")
+        assert (unsigned.status_code, unsigned.json()["code"]) == (401, "invalid-signature")
+        assert await erp.records() == {"1": {"total": "2"}}
+        assert [(await send("DELETE", "1", "m4")).status_code for _ in range(2)] == [204, 204]
+        assert await erp.records() == {}
+
+
+@pytest.mark.asyncio
 async def test_disabled_takes_nothing_and_removed_forgets_its_keys(stage: Stage) -> None:
     async with served(stage) as erp:
         stage.manifest("erp", **spec(), enabled=False)

@@ -46,14 +46,15 @@ from reconciler.sdk.pushed import (
     strict,
 )
 from reconciler.serve.forms import to_json
-from reconciler.serve.gatekeeper import Gatekeeper, Sender, body_of, idempotency_key
+from reconciler.serve.gatekeeper import Gatekeeper, Sender, body_of, check_signature, idempotency_key
 from reconciler.serve.once import REPLAYED
 from reconciler.serve.openapi import whole_schema
 from reconciler.serve.parts import Parts
 from reconciler.serve.problem import LARGE_BODIES, ProblemError
 from reconciler.serve.routes.inbound import follow_up, full
-from reconciler.store import inbox, requests
+from reconciler.store import inbox, pushed, requests
 from reconciler.store.database import Tx
+from reconciler.store.pushed import Verdict
 
 router = APIRouter(prefix="/ingest/v1/{integration}", tags=["ingest"])
 CONTRACT = "1.0"
@@ -103,12 +104,19 @@ async def _served(request: Request, integration: str, do: Callable[[_Call], Awai
         raise ProblemError(400 if error.code == "invalid-json" else 422, error.code, error.detail) from None
 
 
-async def _stored(call: _Call, body: bytes, do: Callable[[Tx, Push], _Answer]) -> Response:
-    """Once for one Idempotency-Key, and once for one signed message; durable before it is answered."""
-    key, target = (
-        idempotency_key(call.request),
-        f"{call.request.method} {call.request.url.path}?{call.request.url.query}",
-    )
+def _by_receipt(_: Tx, __: Push, receipt: str) -> _Answer:
+    return _Answer(202, _receipt(receipt))
+
+
+async def _stored(
+    call: _Call,
+    body: bytes,
+    do: Callable[[Tx, Push], _Answer],
+    again: Callable[[Tx, Push, str], _Answer] = _by_receipt,
+) -> Response:
+    """Once for one Idempotency-Key, and once for one signed message, which `again` answers; durable before it is answered."""
+    key = idempotency_key(call.request)
+    target = f"{call.request.method} {call.request.url.path}?{call.request.url.query}"
     digest = sha256(f"{target}\n".encode() + body).hexdigest()
     push = call.push(digest)
     who, at = f"ingest/{push.row.id}", rfc3339(push.now)
@@ -119,7 +127,7 @@ async def _stored(call: _Call, body: bytes, do: Callable[[Tx, Push], _Answer]) -
             if not is_new:
                 return kept
         before = inbox.taken_by(tx, push.row.id, [f"message:{push.message}"]) if push.message else None
-        answer = do(tx, push) if before is None else _Answer(202, _receipt(before))
+        answer = do(tx, push) if before is None else again(tx, push, before)
         if key is not None:
             requests.finish(tx, who, key, answer.status, {}, to_json(answer.body).decode() if answer.body else "")
         return answer
@@ -203,18 +211,32 @@ async def push_record_in(request: Request, integration: str, entity: str, record
         check = call.sender.accepts.check_record
         reading = call.sender.reception.aside(len(body), lambda: read_record(strict(body), entity, check, record_id))
         one = await reading
-        return await _stored(call, body, lambda tx, push: _record(tx, push, entity, one))
+        return await _record_stored(call, body, entity, one)
 
     return await _served(request, integration, do)
+
+
+async def _record_stored(call: _Call, body: bytes, entity: str, one: Pushed) -> Response:
+    def again(tx: Tx, push: Push, _: str) -> _Answer:
+        verdict = pushed.compared(tx, push.row.id, entity, one)
+        if verdict.state != "unchanged":
+            raise ProblemError(409, "replayed", "this webhook-id came before, and what it says is not what counts")
+        return _said(one, verdict)
+
+    return await _stored(call, body, lambda tx, push: _record(tx, push, entity, one), again)
 
 
 def _record(tx: Tx, push: Push, entity: str, one: Pushed) -> _Answer:
     stored = push_record(tx, push, entity, one)
     assert stored.verdict is not None  # noqa: S101 - each record gets one
+    return _said(one, stored.verdict, stored)
+
+
+def _said(one: Pushed, verdict: Verdict, stored: Stored | None = None) -> _Answer:
     if one.payload is None:
         return _Answer(204, None, stored)
-    said = {"id": one.key, "changed": stored.verdict.state != "unchanged", "version": stored.verdict.version}
-    return _Answer(201 if stored.verdict.state == "new" else 200, said, stored)
+    said = {"id": one.key, "changed": verdict.state != "unchanged", "version": verdict.version}
+    return _Answer(201 if verdict.state == "new" else 200, said, stored)
 
 
 def _known(entity: str, record_id: str) -> None:
@@ -234,8 +256,9 @@ async def delete_record_in(request: Request, integration: str, entity: str, reco
 
     async def do(call: _Call) -> Response:
         _known(entity, record_id)
+        check_signature(call.request, call.sender, await call.request.body())
         one = Pushed(record_id, None, read_version(request.query_params.get("version", "")))
-        return await _stored(call, b"", lambda tx, push: _record(tx, push, entity, one))
+        return await _record_stored(call, b"", entity, one)
 
     return await _served(request, integration, do)
 
