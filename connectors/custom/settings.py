@@ -1,9 +1,10 @@
 """What a manifest says to the custom connector: keys, signatures, what may be pushed, where our events go."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from reconciler.model.manifest import Duration
 from reconciler.model.secret import Secret
@@ -11,7 +12,41 @@ from reconciler.sdk.contract import AuthSettings, Settings
 
 EntityName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 EventName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$")]
-JsonSchema = dict[str, Any]
+
+
+def _sound(schema: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for what is no JSON Schema, or refers to what is not in it: nothing could be checked by it."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        where = ".".join(str(step) for step in error.absolute_path) or "the whole"
+        raise ValueError(f"no JSON Schema (2020-12): {where} does not fit {error.validator}") from None
+    resource = DRAFT202012.create_resource(schema)
+    resolver = Registry().with_resource("", resource).resolver(resource.id() or "")
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            raise ValueError(f"$ref {reference}: there is no such place in this schema; others are not read") from None
+    return schema
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """Those that a `$id` further down may give another meaning are left alone."""
+    for one in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        if not (isinstance(one, dict) and "$id" in one):
+            yield from _references(one)
+    if isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
+        yield schema["$ref"]
+
+
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_sound)]
 
 
 class Schemas(Settings):
