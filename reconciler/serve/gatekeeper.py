@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.types import Scope
@@ -153,15 +154,15 @@ def _look(tx: Tx, key_id: str, path_name: str) -> tuple[KeyRow | None, list[Inte
 
 def _given(request: Request) -> str:
     """The key in clear; empty where there is none. Raises ProblemError where it is where it may be read by others."""
-    query = request.url.query
+    query = unquote(request.url.query)
     if "rck_" in query or any(name.lower() in _KEY_NAMES for name in request.query_params):
         raise ProblemError(400, "key-in-query", "a key in the URL ends up in logs: send it as Authorization: Bearer")
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    bearer = bearer.strip() if scheme.lower() == "bearer" else ""
-    header = request.headers.get("x-api-key", "").strip()
-    if bearer and header and not hmac.compare_digest(bearer.encode(), header.encode()):
+    words = [value.partition(" ") for value in request.headers.getlist("authorization")]
+    given = {bearer.strip() for scheme, _, bearer in words if scheme.lower() == "bearer"}
+    given |= {value.strip() for value in request.headers.getlist("x-api-key")}
+    if len(given - {""}) > 1:
         raise ProblemError(400, "two-keys", "Authorization and X-API-Key hold different keys: send one")
-    return bearer or header
+    return next(iter(given - {""}), "")
 
 
 async def body_of(request: Request, sender: Sender, *media: str) -> tuple[str, bytes]:

@@ -273,6 +273,11 @@ async def test_who_has_no_right_key(stage: Stage) -> None:
         assert erp.key not in query.text
         two = {"authorization": f"Bearer {erp.key}", "x-api-key": other}
         assert (await erp.client.get("/ingest/v1/erp/ping", headers=two)).status_code == 400
+        for name, before in (("authorization", "Bearer "), ("x-api-key", "")):
+            twice = [(name, before + key) for key in (erp.key, other)]
+            assert (await erp.client.get("/ingest/v1/erp/ping", headers=twice)).json()["code"] == "two-keys"
+        hidden = await erp.call("GET", "/ping?of=rck%5F" + erp.key[4:])
+        assert (hidden.status_code, hidden.json()["code"]) == (400, "key-in-query")
 
 
 @pytest.mark.asyncio
@@ -436,6 +441,9 @@ async def test_bodies_that_are_not_taken(stage: Stage) -> None:
         assert codes == {
             "bomb": "too-large", "large": "too-large", "method": "method", "form": "unsupported-media-type", "shape": "schema",
         }  # fmt: skip
+        for no_text in ("%FF", "%ED%A0%80"):
+            answer = await erp.put(no_text, {"total": "1"})
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
         assert (await erp.put("a/b c ü", {"total": "1"})).status_code == 201
         assert list(await erp.records()) == ["a/b c ü"]
 

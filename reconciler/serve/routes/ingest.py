@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -206,7 +207,7 @@ async def push_record_in(request: Request, integration: str, entity: str, record
     """201 for a new one. An older `version` (or `updated_at`) than is known is refused with 409."""
 
     async def do(call: _Call) -> Response:
-        _known(entity, record_id)
+        _known(call.request, entity, record_id)
         _, body = await call.read()
         check = call.sender.accepts.check_record
         reading = call.sender.reception.aside(len(body), lambda: read_record(strict(body), entity, check, record_id))
@@ -239,7 +240,12 @@ def _said(one: Pushed, verdict: Verdict, stored: Stored | None = None) -> _Answe
     return _Answer(201 if verdict.state == "new" else 200, said, stored)
 
 
-def _known(entity: str, record_id: str) -> None:
+def _known(request: Request, entity: str, record_id: str = "-") -> None:
+    """Raises ProblemError. Bytes that are no text would all become the same sign, and so several records one."""
+    try:
+        unquote_to_bytes(request.scope["raw_path"]).decode()
+    except UnicodeDecodeError:
+        raise ProblemError(400, "invalid-parameter", "the path is no UTF-8") from None
     if not ENTITY.fullmatch(entity) or not RECORD_ID.fullmatch(record_id):
         raise ProblemError(404, "not-found", "there is no such entity or record: a-z, 0-9 and _; 1 to 255 characters")
 
@@ -255,7 +261,7 @@ async def delete_record_in(request: Request, integration: str, entity: str, reco
     """`?version=` keeps an older deletion from undoing what is newer. Its history stays, as after any sync."""
 
     async def do(call: _Call) -> Response:
-        _known(entity, record_id)
+        _known(call.request, entity, record_id)
         check_signature(call.request, call.sender, await call.request.body())
         one = Pushed(record_id, None, read_version(request.query_params.get("version", "")))
         return await _record_stored(call, b"", entity, one)
@@ -277,7 +283,7 @@ async def push_records_in(request: Request, integration: str, entity: str) -> Re
     """
 
     async def do(call: _Call) -> Response:
-        _known(entity, "-")
+        _known(call.request, entity)
         kind, body = await call.read(JSON, LINES)
         batch = await call.sender.reception.aside(len(body), lambda: _batch(call.sender, entity, kind, body))
         if not batch.records and batch.rejected:
