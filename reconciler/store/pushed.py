@@ -10,9 +10,10 @@ from typing import Literal
 
 from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.sdk.pushed import Pushed, is_older
-from reconciler.store.database import Tx
+from reconciler.store.database import Row, Tx
 
 State = Literal["new", "changed", "unchanged", "stale"]
+_UNSURE = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,7 @@ def accept(tx: Tx, integration_id: int, entity: str, one: Pushed, now: datetime)
     )
     if row is None or (row["is_deleted"] and one.payload is not None):
         return Verdict("new", version)
-    is_same = bool(row["is_deleted"]) if one.payload is None else row["digest"] == digest
-    return Verdict("unchanged" if is_same else "changed", version)
+    return Verdict("unchanged" if _is_same(row, one) else "changed", version)
 
 
 def _digest(one: Pushed) -> str:
@@ -72,13 +72,25 @@ def compared(tx: Tx, integration_id: int, entity: str, one: Pushed) -> Verdict:
         e=entity,
         k=one.key,
     )
-    is_same = row is not None and (row["digest"], bool(row["is_deleted"])) == (_digest(one), one.payload is None)
-    return Verdict("unchanged" if is_same else "stale", row["version"] if row else "")
+    return Verdict("unchanged" if row and _is_same(row, one) else "stale", row["version"] if row else "")
+
+
+def _is_same(row: Row, one: Pushed) -> bool:
+    return (row["digest"], bool(row["is_deleted"])) == (_digest(one), one.payload is None)
 
 
 def forget_contents(tx: Tx, integration_id: int) -> None:
-    """The dataset is to be another than what was pushed: the same content again is a change."""
-    tx.execute("UPDATE pushed SET digest = '' WHERE integration_id = :i", {"i": integration_id})
+    """The dataset is to be another than what was pushed: the same content again is a change, the same deletion too."""
+    tx.execute("UPDATE pushed SET digest = :unsure WHERE integration_id = :i", {"i": integration_id, "unsure": _UNSURE})
+
+
+def forget_waiting(tx: Tx, integration_id: int, entity: str, upto: int) -> None:
+    """The same of what waits for this entity until then, and will not come into the dataset."""
+    tx.execute(
+        "UPDATE pushed SET digest = :unsure WHERE integration_id = :i AND entity = :e AND key IN"
+        " (SELECT key FROM inbox_item WHERE integration_id = :i AND entity = :e AND state = 'queued' AND id <= :upto)",
+        {"i": integration_id, "e": entity, "upto": upto, "unsure": _UNSURE},
+    )
 
 
 def note_snapshot(tx: Tx, integration_id: int, entity: str, snapshot: str, keys: list[str], at: str) -> None:
