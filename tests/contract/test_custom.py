@@ -194,6 +194,12 @@ def test_what_is_not_named_may_be_refused() -> None:
     assert of.check_event("order.paid", {}) != ""
 
 
+def test_nobody_signs_with_nothing() -> None:
+    forged = signed("whsec_", "msg_1", AT, BODY)
+    with pytest.raises(UnauthorizedError, match="empty"):
+        made(at(AT), auth={**KEY, "signing_secret": "whsec_"}).verify(forged, BODY)
+
+
 def test_a_rule_fetches_nothing() -> None:
     with CustomSystem(SECRET) as there, pytest.raises(ValidationError, match="others are not read"):
         _rules(entities={"orders": {"$ref": f"{there.url}/schema.json"}})

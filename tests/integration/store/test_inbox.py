@@ -223,6 +223,17 @@ async def test_there_are_two_keys_at_most(up: World) -> None:
 
 
 @pytest.mark.usefixtures("pushes")
+async def test_a_key_whose_time_is_over_is_not_revoked_once_more(up: World) -> None:
+    old = await up.db.write(partial(_regenerate, now=NOW, grace=timedelta()))
+    await up.db.write(partial(_regenerate, now=NOW, grace=timedelta(hours=1)))
+
+    def revoke(tx: Tx, minutes: int) -> bool:
+        return push_keys.revoke(tx, _key_row(tx), old.row.key_id, "ada", NOW + timedelta(minutes=minutes))
+
+    assert [await up.db.write(partial(revoke, minutes=minutes)) for minutes in (60, 59)] == [False, True]
+
+
+@pytest.mark.usefixtures("pushes")
 async def test_of_two_who_replace_a_key_at_once_one_is_second(up: World) -> None:
     first = await up.db.write(lambda tx: push_keys.regenerate(tx, _key_row(tx), KeyWish(by="ada"), NOW))
     replace = partial(push_keys.regenerate, wish=KeyWish(by="bob"), now=NOW, instead_of=first.row.key_id)
