@@ -1,6 +1,5 @@
 """What a manifest says to the custom connector: keys, signatures, what may be pushed, where our events go."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -12,9 +11,10 @@ from reconciler.sdk.contract import AuthSettings, Settings
 
 EntityName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 EventName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$")]
+JsonSchema = dict[str, Any]
 
 
-def _sound(schema: dict[str, Any]) -> dict[str, Any]:
+def _sound(schema: JsonSchema) -> JsonSchema:
     """Raises ValueError for what is no JSON Schema, or refers to what is not in it: nothing could be checked by it."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
@@ -37,25 +37,24 @@ def _sound(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _references(schema: Any) -> Iterator[str]:
+def _references(schema: Any) -> list[str]:
     """Those that a `$id` further down may give another meaning are left alone."""
-    for one in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
-        if not (isinstance(one, dict) and "$id" in one):
-            yield from _references(one)
-    if isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
-        yield schema["$ref"]
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    found = [name for one in inner if not (isinstance(one, dict) and "$id" in one) for name in _references(one)]
+    own = schema.get("$ref") if isinstance(schema, dict) else None
+    return [*found, own] if isinstance(own, str) else found
 
 
-JsonSchema = Annotated[dict[str, Any], AfterValidator(_sound)]
+Rule = Annotated[JsonSchema, AfterValidator(_sound)]
 
 
 class Schemas(Settings):
     """JSON Schemas (2020-12) of `data`, by name. References to other places are not followed."""
 
-    entities: dict[EntityName, JsonSchema] = Field(
+    entities: dict[EntityName, Rule] = Field(
         {}, description="Of records, by entity; {} for no rule.", json_schema_extra={"additionalProperties": False}
     )
-    events: dict[EventName, JsonSchema] = Field(
+    events: dict[EventName, Rule] = Field(
         {}, description="Of events, by type; {} for no rule.", json_schema_extra={"additionalProperties": False}
     )
 
