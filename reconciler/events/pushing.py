@@ -37,7 +37,10 @@ class SnapshotError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """One request: to whom, when, and the id that its sender signed, if any. The same request has the same `digest`."""
+    """One request: to whom, when, and the id that its sender signed, if any.
+
+    The same request has the same `digest`; "" is none's.
+    """
 
     row: IntegrationRow
     live: Live
@@ -138,6 +141,8 @@ def note_named(tx: Tx, push: Push, batch: Batch) -> None:
 def _is_again(tx: Tx, push: Push, batch: Batch, number: int) -> bool:
     """The last page of a snapshot that is complete, sent once more: what the others named is forgotten by now."""
     i, identity = push.row.id, f"snapshot:{batch.entity}:{batch.snapshot}:{push.digest}"
+    if not push.digest:
+        return False
     if not pushed.has_pages(tx, i, batch.entity, batch.snapshot):
         return inbox.is_known(tx, i, identity)
     inbox.is_new(tx, i, identity, number, rfc3339(push.now))
