@@ -99,7 +99,10 @@ class Custom(Connector[Config, GeneratedKey]):
         rule = self._rules.get((kind, name))
         if rule is None:
             return f"{kind} of this name are not taken" if self.config.unknown == "reject" else ""
-        error = next(iter(rule.iter_errors(data)), None)
+        try:
+            error = next(iter(rule.iter_errors(data)), None)
+        except Exception:  # noqa: BLE001 - a rule that goes in circles, or data too deep for it
+            return "data: the rule of config.schemas cannot be applied to it"
         if error is None:
             return ""
         where = ".".join(["data", *(str(step)[:60] for step in error.absolute_path)])

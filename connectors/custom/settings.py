@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from reconciler.model.manifest import EVENT_TYPES, Duration
 from reconciler.model.secret import Secret
@@ -15,13 +15,47 @@ EventTypes = Annotated[str, Field(pattern=EVENT_TYPES)]
 JsonSchema = dict[str, Any]
 
 
+def _sound(schema: JsonSchema) -> JsonSchema:
+    """Raises ValueError for what is no JSON Schema, or refers to what is not in it: nothing could be checked by it."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        where = ".".join(str(step) for step in error.absolute_path) or "the whole"
+        raise ValueError(f"no JSON Schema (2020-12): {where} does not fit {error.validator}") from None
+    resource = DRAFT202012.create_resource(schema)
+    resolver = Registry().with_resource("", resource).resolver(resource.id() or "")
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            raise ValueError(f"$ref {reference}: there is no such place in this schema; others are not read") from None
+    return schema
+
+
+def _references(schema: Any) -> list[str]:
+    """Those that a `$id` further down may give another meaning are left alone."""
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    found = [name for one in inner if not (isinstance(one, dict) and "$id" in one) for name in _references(one)]
+    own = schema.get("$ref") if isinstance(schema, dict) else None
+    return [*found, own] if isinstance(own, str) else found
+
+
+Rule = Annotated[JsonSchema, AfterValidator(_sound)]
+
+
 class Schemas(Settings):
     """JSON Schemas (2020-12) of `data`, by name. References to other places are not followed."""
 
-    entities: dict[EntityName, JsonSchema] = Field(
+    entities: dict[EntityName, Rule] = Field(
         {}, description="Of records, by entity; {} for no rule.", json_schema_extra={"additionalProperties": False}
     )
-    events: dict[EventName, JsonSchema] = Field(
+    events: dict[EventName, Rule] = Field(
         {}, description="Of events, by type; {} for no rule.", json_schema_extra={"additionalProperties": False}
     )
 

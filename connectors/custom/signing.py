@@ -14,14 +14,15 @@ PREFIX = "whsec_"
 
 
 def key_of(secret: Secret) -> bytes:
-    """Base64 behind `whsec_`, else the text itself; raises UnauthorizedError for what is neither."""
+    """Base64 behind `whsec_`, else the text itself; raises UnauthorizedError for what is neither, or nothing."""
     text = secret.reveal()
-    if not text.startswith(PREFIX):
-        return text.encode()
     try:
-        return base64.b64decode(text.removeprefix(PREFIX), validate=True)
+        key = base64.b64decode(text.removeprefix(PREFIX), validate=True) if text.startswith(PREFIX) else text.encode()
     except (binascii.Error, ValueError):
         raise UnauthorizedError(f"the secret begins with {PREFIX}, but what follows is no base64") from None
+    if not key:
+        raise UnauthorizedError("the secret that signs is empty: anybody could sign with it")
+    return key
 
 
 def signature(secret: Secret, name: str, stamp: str, body: bytes) -> str:

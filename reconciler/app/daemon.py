@@ -217,7 +217,9 @@ class Daemon:
         self._ends.callback(self.book.close)
         self.connections = ConnectionPool(self._workshop(vault, policy))
         self._ends.push_async_callback(self.connections.close)
-        self.reception = Reception(self.database, self.connections, self.journal, self.clock)
+        self.reception = Reception(
+            self.database, self.connections, self.journal, self.clock, lambda: self.book.state is not None
+        )
         self._ends.callback(self.reception.close)
         sources = {s.name: self._source(s) for s in settings.sources}
         self.following = Following(sources, self.book, self.database, self.clock, self.random, self._keys, self.settle)

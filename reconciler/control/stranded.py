@@ -1,6 +1,6 @@
 """What waits in the inbox and no run takes: after a crash, a resume, or a failure that passed. Called by the leader.
 
-Each integration gets a run where nothing stands in its way; what waits for longer than the inbox keeps goes with it.
+Each integration gets a run where nothing stands in its way; a record to be read again waits for as long as the inbox keeps.
 """
 
 from datetime import timedelta

@@ -61,13 +61,21 @@ class Taken:
 
 
 class Reception:
-    """`take` each request. `close` at the end."""
+    """`take` each request when it `is_ready`; before, Git was not read, and a refusal would be believed. `close` at the end."""
 
-    def __init__(self, database: Database, connections: Connections, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        connections: Connections,
+        journal: Journal,
+        clock: Clock,
+        is_ready: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._database = database
         self._connections = connections
         self._journal = journal
         self._clock = clock
+        self.is_ready = is_ready
         self._decoy = secrets.token_bytes(32)
         self._told: dict[int, float] = {}
         self.huge = asyncio.Semaphore(MOST_HUGE)

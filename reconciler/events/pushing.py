@@ -37,12 +37,16 @@ class SnapshotError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """One request: to whom, when, and the id that its sender signed, if any."""
+    """One request: to whom, when, and the id that its sender signed, if any.
+
+    The same request has the same `digest`; "" is none's.
+    """
 
     row: IntegrationRow
     live: Live
     now: datetime
     message: str = ""
+    digest: str = ""
 
     @property
     def is_ready(self) -> bool:
@@ -86,9 +90,13 @@ def push_record(tx: Tx, push: Push, entity: str, one: Pushed) -> Stored:
     verdict = pushed.accept(tx, push.row.id, entity, one, push.now)
     if verdict.state == "stale":
         raise StaleError(verdict.version)
-    if verdict.state == "unchanged":
+    is_same = verdict.state == "unchanged"
+    if is_same and not push.message:
         return Stored(taken=Taken(""), verdict=verdict)
     number, public_id = _open(tx, push, "record")
+    if is_same:  # signed: once the record has changed, the message must not change it back
+        inbox.close_request(tx, number, 0, 1)
+        return Stored(taken=Taken(public_id), duplicates=1, verdict=verdict)
     inbox.put_items(tx, push.row.id, number, [_item(entity, 0, one)])
     inbox.close_request(tx, number, 1)
     return Stored(taken=Taken(public_id, run_id=_run(tx, push)), accepted=1, verdict=verdict)
@@ -109,7 +117,7 @@ def push_batch(tx: Tx, push: Push, batch: Batch) -> Stored:
             duplicates += 1
         else:
             items.append(_item(batch.entity, place, one, is_silent=is_silent))
-    items += _snapshot(tx, push, batch)
+    items += _snapshot(tx, push, batch, number)
     inbox.put_items(tx, push.row.id, number, items)
     accepted = len(batch.records) - (len(rejected) - len(batch.rejected)) - duplicates
     inbox.close_request(tx, number, accepted, duplicates)
@@ -122,14 +130,33 @@ def push_batch(tx: Tx, push: Push, batch: Batch) -> Stored:
     )
 
 
-def _snapshot(tx: Tx, push: Push, batch: Batch) -> list[Item]:
+def note_named(tx: Tx, push: Push, batch: Batch) -> None:
+    """A record of a snapshot that is not taken is there all the same."""
+    named = [one.key for _, one in batch.records if one.payload is not None]
+    named += [one["id"] for one in batch.rejected if "id" in one]
+    if batch.snapshot:
+        pushed.note_snapshot(tx, push.row.id, batch.entity, batch.snapshot, named, rfc3339(push.now))
+
+
+def _is_again(tx: Tx, push: Push, batch: Batch, number: int) -> bool:
+    """The last page of a snapshot that is complete, sent once more: what the others named is forgotten by now."""
+    i, identity = push.row.id, f"snapshot:{batch.entity}:{batch.snapshot}:{push.digest}"
+    if not push.digest:
+        return False
+    if not pushed.has_pages(tx, i, batch.entity, batch.snapshot):
+        return inbox.is_known(tx, i, identity)
+    inbox.is_new(tx, i, identity, number, rfc3339(push.now))
+    return False
+
+
+def _snapshot(tx: Tx, push: Push, batch: Batch, number: int) -> list[Item]:
     """Deletions of what the pages of a snapshot did not name, once it is complete."""
-    if not batch.snapshot:
+    if batch.complete and _is_again(tx, push, batch, number):
         return []
-    i, named = push.row.id, [one.key for _, one in batch.records if one.payload is not None]
-    pushed.note_snapshot(tx, i, batch.entity, batch.snapshot, named, rfc3339(push.now))
+    note_named(tx, push, batch)
     if not batch.complete:
         return []
+    i = push.row.id
     gone, known = pushed.missing(tx, i, batch.entity, batch.snapshot)
     if len(gone) > known * batch.max_ratio:
         raise SnapshotError(len(gone), known, batch.max_ratio)

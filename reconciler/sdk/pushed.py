@@ -108,13 +108,15 @@ def read_events(value: Any, now: datetime, check: Check) -> Events:
             good.append(_event(one, now, check))
             places.append(place)
         except NotUnderstoodError as error:
-            rejected.append({"index": place, **_named(one), "code": error.code, "detail": error.detail})
+            rejected.append(refusal(place, one, _EVENT_ID, error))
     return Events(good, places, rejected)
 
 
-def _named(one: Any) -> dict[str, str]:
+def refusal(place: int, one: Any, ids: re.Pattern[str], error: NotUnderstoodError) -> Mapping[str, Any]:
+    """What a receipt says of one that is not taken: with its id, where it has one."""
     name = one.get("id") if isinstance(one, dict) else None
-    return {"id": name} if isinstance(name, str) and _EVENT_ID.fullmatch(name) else {}
+    named = {"id": name} if isinstance(name, str) and ids.fullmatch(name) else {}
+    return {"index": place, **named, "code": error.code, "detail": error.detail}
 
 
 def _event(one: Any, now: datetime, check: Check) -> Told:

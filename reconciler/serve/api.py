@@ -7,6 +7,7 @@ route does, which is in `routes`.
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -30,6 +31,7 @@ from reconciler.serve.problem import (
     UNFORESEEN,
     Envelope,
     ProblemError,
+    as_it_is,
     faulty,
     problem_response,
 )
@@ -95,8 +97,8 @@ def make_app(
     app.state.parts = parts
     app.state.gatekeeper = gatekeeper = Gatekeeper(parts)
     app.state.denials = Denials(parts.clock)
-    called = _for_pages(_Ahead(app), origins) if origins else _Ahead(app)
-    return Envelope(called, hosts=hosts, patience=patience, max_body=max_body, said=gatekeeper.said)
+    shown = partial(_for_pages, origins=origins) if origins else as_it_is
+    return Envelope(_Ahead(app), hosts=hosts, patience=patience, max_body=max_body, said=gatekeeper.said, shown=shown)
 
 
 def _for_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.types import Scope
@@ -66,9 +67,7 @@ class Gatekeeper:
 
     async def admit(self, request: Request, path_name: str) -> Sender:
         """Raises ProblemError."""
-        reception = self._parts.ports.reception
-        if reception is None:
-            raise unserved()
+        reception = serving(self._parts)
         clear, started = _given(request), self._parts.clock.monotonic()
         found = await self._known(reception, clear, path_name)
         if found is None:
@@ -79,6 +78,8 @@ class Gatekeeper:
             self._refuse(request, "expired-key", "the key has expired")
         if path_name not in {row.name, f"{row.workspace}.{row.name}"}:
             raise ProblemError(403, "wrong-integration", "this key is for another integration")
+        if live is None and row.is_desired and row.removed_at is None:
+            raise _not_ready("the integration cannot be used at the moment, as its operators can see")
         if not _is_open(live) or live is None or not isinstance(live.connector, Accepts):
             raise ProblemError(403, "integration-disabled", "the integration takes nothing at the moment")
         intake = live.connector.intake
@@ -127,10 +128,20 @@ class Gatekeeper:
             await self._parts.database.write(lambda tx: ingest_keys.note_used(tx, [key.key_id], rfc3339(now)))
 
 
-def unserved() -> ProblemError:
-    """Nothing is taken unverified."""
-    message = "this process does not follow Git and can verify nothing; send it to a controller or worker"
-    return ProblemError(503, "inbound-not-served", message, headers={"retry-after": "60"})
+def serving(parts: Parts) -> Reception:
+    """Raises ProblemError where nothing can be verified here, or not yet: nothing is taken unverified."""
+    reception = parts.ports.reception
+    if reception is None:
+        message = "this process does not follow Git and can verify nothing; send it to a controller or worker"
+        raise ProblemError(503, "inbound-not-served", message, headers={"retry-after": "60"})
+    if not reception.is_ready():
+        raise _not_ready("this process has only begun, and has not read Git yet")
+    return reception
+
+
+def _not_ready(why: str) -> ProblemError:
+    """It passes, or is mended: whoever sends is to keep what it has."""
+    return ProblemError(503, "not-ready", f"{why}; send it again", headers={"retry-after": "10"})
 
 
 def _is_open(live: Live | None) -> bool:
@@ -143,15 +154,15 @@ def _look(tx: Tx, key_id: str, path_name: str) -> tuple[KeyRow | None, list[Inte
 
 def _given(request: Request) -> str:
     """The key in clear; empty where there is none. Raises ProblemError where it is where it may be read by others."""
-    query = request.url.query
+    query = unquote(request.url.query)
     if "rck_" in query or any(name.lower() in _KEY_NAMES for name in request.query_params):
         raise ProblemError(400, "key-in-query", "a key in the URL ends up in logs: send it as Authorization: Bearer")
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    bearer = bearer.strip() if scheme.lower() == "bearer" else ""
-    header = request.headers.get("x-api-key", "").strip()
-    if bearer and header and not hmac.compare_digest(bearer.encode(), header.encode()):
+    words = [value.partition(" ") for value in request.headers.getlist("authorization")]
+    given = {bearer.strip() for scheme, _, bearer in words if scheme.lower() == "bearer"}
+    given |= {value.strip() for value in request.headers.getlist("x-api-key")}
+    if len(given - {""}) > 1:
         raise ProblemError(400, "two-keys", "Authorization and X-API-Key hold different keys: send one")
-    return bearer or header
+    return next(iter(given - {""}), "")
 
 
 async def body_of(request: Request, sender: Sender, *media: str) -> tuple[str, bytes]:
@@ -160,7 +171,7 @@ async def body_of(request: Request, sender: Sender, *media: str) -> tuple[str, b
     if kind not in media:
         raise ProblemError(415, "unsupported-media-type", f"send {' or '.join(media)}")
     raw = await request.body()
-    _check_signature(request, sender, raw)
+    check_signature(request, sender, raw)
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding in {"", "identity"}:
         return kind, raw
@@ -182,7 +193,8 @@ def _inflated(raw: bytes) -> bytes:
     return body
 
 
-def _check_signature(request: Request, sender: Sender, raw: bytes) -> None:
+def check_signature(request: Request, sender: Sender, raw: bytes) -> None:
+    """Raises ProblemError where one is asked for, or given, and does not hold."""
     wanted = sender.accepts.intake.signature
     if wanted == "off" or (wanted == "optional" and "webhook-signature" not in request.headers):
         return

@@ -89,6 +89,10 @@ def _nothing(_: Scope) -> Headers:
     return ()
 
 
+def as_it_is(app: ASGIApp) -> ASGIApp:
+    return app
+
+
 class Envelope:
     """`hosts`: those whose requests are answered. The server listens on loopback, so one for any other comes from a rebound name.
     None where it listens elsewhere: any.
@@ -97,6 +101,7 @@ class Envelope:
     route that streams calls `scope["unhurried"]()` and bounds each of its pieces itself.
     `max_body`: bytes of a request, also of one that does not say how long it is.
     `said`: headers of the answer to a request of which nothing else is known yet.
+    `shown`: what lets others read answers, whether they come from the application or from here.
     """
 
     def __init__(
@@ -107,8 +112,10 @@ class Envelope:
         patience: timedelta = PATIENCE,
         max_body: int = MAX_BODY,
         said: Callable[[Scope], Headers] = _nothing,
+        shown: Callable[[ASGIApp], ASGIApp] = as_it_is,
     ) -> None:
-        self._app = app
+        self._app = shown(app)
+        self._shown = shown
         self._said = said
         self._hosts = hosts
         self._max_body = max_body
@@ -126,7 +133,7 @@ class Envelope:
         is_bodiless = scope["method"] == "HEAD"
         if is_bodiless:
             scope = {**scope, "method": "GET", "is_bodiless": True}
-        answer = _Answer(send, scope, request_id, is_bodiless=is_bodiless)
+        answer = _Answer(send, scope, request_id, self._shown, is_bodiless=is_bodiless)
         try:
             most = self._most(scope["path"])
             self._check(scope, headers, most)
@@ -194,8 +201,11 @@ class _Body:
 class _Answer:
     """Adds the headers that every answer bears, and knows whether it has begun. `refusal`: what is to be answered instead."""
 
-    def __init__(self, send: Send, scope: Scope, request_id: str, *, is_bodiless: bool) -> None:
+    def __init__(
+        self, send: Send, scope: Scope, request_id: str, shown: Callable[[ASGIApp], ASGIApp], *, is_bodiless: bool
+    ) -> None:
         self._send = send
+        self._shown = shown
         self._scope = scope
         self._request_id = request_id
         self.is_bodiless = is_bodiless
@@ -217,7 +227,8 @@ class _Answer:
     async def end(self, problem: ProblemError, receive: Receive) -> None:
         """Answer with the problem, where nothing was answered yet."""
         if not self.is_started:
-            await problem_response(self.refusal or problem, self._request_id)(self._scope, receive, self)
+            response = problem_response(self.refusal or problem, self._request_id)
+            await self._shown(response)(self._scope, receive, self)
 
     def _more(self) -> Iterator[tuple[bytes, bytes]]:
         yield b"x-request-id", self._request_id.encode()

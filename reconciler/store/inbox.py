@@ -93,6 +93,11 @@ def is_new(tx: Tx, integration_id: int, identity: str, inbox_id: int, at: str) -
     )
 
 
+def is_known(tx: Tx, integration_id: int, identity: str) -> bool:
+    sql = "SELECT 1 FROM inbox_seen WHERE integration_id = :i AND identity = :d"
+    return tx.value(sql, i=integration_id, d=identity) is not None
+
+
 def taken_by(tx: Tx, integration_id: int, identities: Sequence[str]) -> str | None:
     """The public id of the request that had one of these ids, unless it failed: that had no effect and may come again."""
     for identity in identities:
@@ -253,9 +258,16 @@ def forget_records(tx: Tx, integration_id: int, key: str | None, entity: str | N
 
 
 def drop_old(tx: Tx, before: str) -> int:
-    """How many rows went of what is done, or waited in vain; call until none does."""
+    """How many rows went of what is done, or waited in vain; call until none does.
+
+    A pushed record waits for as long as its integration is there, however long that is suspended: nobody could have it again.
+    """
     old = tx.rowcount(
-        "DELETE FROM inbox WHERE id IN (SELECT id FROM inbox WHERE received_at < :t LIMIT :n)", t=before, n=BITE
+        "DELETE FROM inbox WHERE id IN (SELECT b.id FROM inbox b WHERE b.received_at < :t AND NOT EXISTS"
+        " (SELECT 1 FROM inbox_item q JOIN integration i ON i.id = q.integration_id WHERE q.inbox_id = b.id"
+        " AND q.state = 'queued' AND q.op <> 'read' AND i.removed_at IS NULL) LIMIT :n)",
+        t=before,
+        n=BITE,
     )
     seen = tx.rowcount("DELETE FROM inbox_seen WHERE at < :t", t=before)
     return old + seen + tx.rowcount("DELETE FROM pushed_snapshot WHERE at < :t", t=before)

@@ -119,7 +119,10 @@ def seen(tx: Tx) -> KeysSeen:
 
 def revoke(tx: Tx, integration_id: int, key_id: str, at: str) -> bool:
     """Whether it counted until now."""
-    sql = "UPDATE ingest_key SET revoked_at = :at WHERE key_id = :k AND integration_id = :i AND revoked_at IS NULL"
+    sql = (
+        "UPDATE ingest_key SET revoked_at = :at WHERE key_id = :k AND integration_id = :i AND revoked_at IS NULL"
+        " AND (valid_until IS NULL OR valid_until > :at)"
+    )
     return tx.rowcount(sql, at=at, k=key_id, i=integration_id) == 1
 
 

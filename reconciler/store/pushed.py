@@ -10,9 +10,10 @@ from typing import Literal
 
 from reconciler.model.clock import from_rfc3339, rfc3339
 from reconciler.sdk.pushed import Pushed, is_older
-from reconciler.store.database import Tx
+from reconciler.store.database import Row, Tx
 
 State = Literal["new", "changed", "unchanged", "stale"]
+_UNSURE = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def accept(tx: Tx, integration_id: int, entity: str, one: Pushed, now: datetime)
         e=entity,
         k=one.key,
     )
-    digest = "" if one.payload is None else blake2b(one.payload, digest_size=16).hexdigest()
+    digest = _digest(one)
     if row is not None:
         before = from_rfc3339(row["updated_at"]) if row["updated_at"] else None
         if is_older(one, row["version"], before):
@@ -56,13 +57,40 @@ def accept(tx: Tx, integration_id: int, entity: str, one: Pushed, now: datetime)
     )
     if row is None or (row["is_deleted"] and one.payload is not None):
         return Verdict("new", version)
-    is_same = bool(row["is_deleted"]) if one.payload is None else row["digest"] == digest
-    return Verdict("unchanged" if is_same else "changed", version)
+    return Verdict("unchanged" if _is_same(row, one) else "changed", version)
+
+
+def _digest(one: Pushed) -> str:
+    return "" if one.payload is None else blake2b(one.payload, digest_size=16).hexdigest()
+
+
+def compared(tx: Tx, integration_id: int, entity: str, one: Pushed) -> Verdict:
+    """Whether it says what counts already; nothing is taken."""
+    row = tx.one(
+        "SELECT version, digest, is_deleted FROM pushed WHERE integration_id = :i AND entity = :e AND key = :k",
+        i=integration_id,
+        e=entity,
+        k=one.key,
+    )
+    return Verdict("unchanged" if row and _is_same(row, one) else "stale", row["version"] if row else "")
+
+
+def _is_same(row: Row, one: Pushed) -> bool:
+    return (row["digest"], bool(row["is_deleted"])) == (_digest(one), one.payload is None)
 
 
 def forget_contents(tx: Tx, integration_id: int) -> None:
-    """The dataset is to be another than what was pushed: the same content again is a change."""
-    tx.execute("UPDATE pushed SET digest = '' WHERE integration_id = :i", {"i": integration_id})
+    """The dataset is to be another than what was pushed: the same content again is a change, the same deletion too."""
+    tx.execute("UPDATE pushed SET digest = :unsure WHERE integration_id = :i", {"i": integration_id, "unsure": _UNSURE})
+
+
+def forget_waiting(tx: Tx, integration_id: int, entity: str, upto: int) -> None:
+    """The same of what waits for this entity until then, and will not come into the dataset."""
+    tx.execute(
+        "UPDATE pushed SET digest = :unsure WHERE integration_id = :i AND entity = :e AND key IN"
+        " (SELECT key FROM inbox_item WHERE integration_id = :i AND entity = :e AND state = 'queued' AND id <= :upto)",
+        {"i": integration_id, "e": entity, "upto": upto, "unsure": _UNSURE},
+    )
 
 
 def note_snapshot(tx: Tx, integration_id: int, entity: str, snapshot: str, keys: list[str], at: str) -> None:
@@ -71,6 +99,12 @@ def note_snapshot(tx: Tx, integration_id: int, entity: str, snapshot: str, keys:
         " ON CONFLICT (integration_id, entity, snapshot, key) DO NOTHING",
         [(integration_id, entity, snapshot, key, at) for key in keys],
     )
+
+
+def has_pages(tx: Tx, integration_id: int, entity: str, snapshot: str) -> bool:
+    """Whether pages named anything since the snapshot began."""
+    sql = "SELECT 1 FROM pushed_snapshot WHERE integration_id = :i AND entity = :e AND snapshot = :s LIMIT 1"
+    return tx.value(sql, i=integration_id, e=entity, s=snapshot) is not None
 
 
 def missing(tx: Tx, integration_id: int, entity: str, snapshot: str) -> tuple[list[str], int]:

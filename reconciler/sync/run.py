@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -29,6 +28,7 @@ from reconciler.store import (
     jobs,
     journal,
     listings,
+    pushed,
     rejects,
     rollback,
     run_entities,
@@ -220,10 +220,16 @@ class Syncer:
             else:
                 ended = await self._entity(Reading(self._database, self._clock, self._journal, live, run, entity))
             if ended.state == "failed":
-                await self._database.write(partial(inbox.fail_waiting, integration_id=live.integration_id,
-                    entity=name, upto=last, error=ended.error))  # fmt: skip
+                await self._fail_waiting(live.integration_id, name, last, ended.error)
             results.append(ended)
         return results
+
+    async def _fail_waiting(self, integration_id: int, entity: str, upto: int, error: str) -> None:
+        def fail(tx: Tx) -> None:
+            pushed.forget_waiting(tx, integration_id, entity, upto)
+            inbox.fail_waiting(tx, integration_id, entity, upto, error)
+
+        await self._database.write(fail)
 
     async def _read(self, run: Run, live: Live) -> list[EntityResult]:
         if is_taking(run, live):

@@ -210,6 +210,11 @@ async def test_batches_and_snapshots(stage: Stage) -> None:
         )
         assert done.status_code == 202
         assert sorted(await erp.records()) == [str(n) for n in range(8)]
+        again = await erp.call(
+            "POST", "/records/orders:batch", json={**page, "upserts": more, "snapshot_complete": True}
+        )
+        assert (again.status_code, again.json()["duplicates"]) == (202, 4)
+        assert sorted(await erp.records()) == [str(n) for n in range(8)]
         many = {"deletes": [str(n) for n in range(1001)]}
         assert (await erp.call("POST", "/records/orders:batch", json=many)).status_code == 422
 
@@ -242,6 +247,11 @@ async def test_who_has_no_right_key(stage: Stage) -> None:
         assert erp.key not in query.text
         two = {"authorization": f"Bearer {erp.key}", "x-api-key": other}
         assert (await erp.client.get("/ingest/v1/erp/ping", headers=two)).status_code == 400
+        for name, before in (("authorization", "Bearer "), ("x-api-key", "")):
+            twice = [(name, before + key) for key in (erp.key, other)]
+            assert (await erp.client.get("/ingest/v1/erp/ping", headers=twice)).json()["code"] == "two-keys"
+        hidden = await erp.call("GET", "/ping?of=rck%5F" + erp.key[4:])
+        assert (hidden.status_code, hidden.json()["code"]) == (400, "key-in-query")
 
 
 @pytest.mark.asyncio
@@ -405,6 +415,9 @@ async def test_bodies_that_are_not_taken(stage: Stage) -> None:
         assert codes == {
             "bomb": "too-large", "large": "too-large", "method": "method", "form": "unsupported-media-type", "shape": "schema",
         }  # fmt: skip
+        for no_text in ("%FF", "%ED%A0%80"):
+            answer = await erp.put(no_text, {"total": "1"})
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
         assert (await erp.put("a/b c ü", {"total": "1"})).status_code == 201
         assert list(await erp.records()) == ["a/b c ü"]
 

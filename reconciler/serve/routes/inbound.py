@@ -10,7 +10,7 @@ from reconciler.control.carried import Asked, Carried
 from reconciler.events.inbound import HUGE, FullError, NotVerifiedError, Reception, Taken, TooLargeError
 from reconciler.model.ids import DNS_LABEL, Ref
 from reconciler.serve.forms import to_json
-from reconciler.serve.gatekeeper import unserved
+from reconciler.serve.gatekeeper import serving
 from reconciler.serve.parts import Parts, TheParts
 from reconciler.serve.problem import ProblemError
 
@@ -38,9 +38,7 @@ async def take_webhook(request: Request, parts: TheParts, workspace: str, name: 
 
     The same delivery a second time is answered and has no effect.
     """
-    reception = parts.ports.reception
-    if reception is None:
-        raise unserved()
+    reception = serving(parts)
     ref = Ref(workspace, name) if DNS_LABEL.fullmatch(workspace) and DNS_LABEL.fullmatch(name) else _NOBODY
     taken = await _take(request, reception, ref)
     await follow_up(parts, taken)

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -26,6 +27,7 @@ from reconciler.events.pushing import (
     SnapshotError,
     StaleError,
     Stored,
+    note_named,
     push_batch,
     push_events,
     push_record,
@@ -41,17 +43,19 @@ from reconciler.sdk.pushed import (
     read_events,
     read_record,
     read_version,
+    refusal,
     strict,
 )
 from reconciler.serve.forms import to_json
-from reconciler.serve.gatekeeper import Gatekeeper, Sender, body_of, idempotency_key
+from reconciler.serve.gatekeeper import Gatekeeper, Sender, body_of, check_signature, idempotency_key
 from reconciler.serve.once import REPLAYED
 from reconciler.serve.openapi import whole_schema
 from reconciler.serve.parts import Parts
 from reconciler.serve.problem import LARGE_BODIES, ProblemError
 from reconciler.serve.routes.inbound import follow_up, full
-from reconciler.store import inbox, requests
+from reconciler.store import inbox, pushed, requests
 from reconciler.store.database import Tx
+from reconciler.store.pushed import Verdict
 
 router = APIRouter(prefix="/ingest/v1/{integration}", tags=["ingest"])
 CONTRACT = "1.0"
@@ -80,10 +84,12 @@ class _Call:
     parts: Parts
     sender: Sender
 
-    def push(self) -> Push:
+    def push(self, digest: str = "") -> Push:
         signed = self.sender.accepts.intake.signature != "off" and "webhook-signature" in self.request.headers
         message = self.request.headers.get("webhook-id", "") if signed else ""
-        return Push(row=self.sender.row, live=self.sender.live, now=self.parts.clock.now(), message=message)
+        return Push(
+            row=self.sender.row, live=self.sender.live, now=self.parts.clock.now(), message=message, digest=digest
+        )
 
     async def read(self, *media: str) -> tuple[str, bytes]:
         return await body_of(self.request, self.sender, *(media or (JSON,)))
@@ -99,12 +105,22 @@ async def _served(request: Request, integration: str, do: Callable[[_Call], Awai
         raise ProblemError(400 if error.code == "invalid-json" else 422, error.code, error.detail) from None
 
 
-async def _stored(call: _Call, body: bytes, do: Callable[[Tx, Push], _Answer]) -> Response:
-    """Once for one Idempotency-Key, and once for one signed message; durable before it is answered."""
-    key, push = idempotency_key(call.request), call.push()
+def _by_receipt(_: Tx, __: Push, receipt: str) -> _Answer:
+    return _Answer(202, _receipt(receipt))
+
+
+async def _stored(
+    call: _Call,
+    body: bytes,
+    do: Callable[[Tx, Push], _Answer],
+    again: Callable[[Tx, Push, str], _Answer] = _by_receipt,
+) -> Response:
+    """Once for one Idempotency-Key, and once for one signed message, which `again` answers; durable before it is answered."""
+    key = idempotency_key(call.request)
+    target = f"{call.request.method} {call.request.url.path}?{call.request.url.query}"
+    digest = sha256(f"{target}\n".encode() + body).hexdigest()
+    push = call.push(digest)
     who, at = f"ingest/{push.row.id}", rfc3339(push.now)
-    target = f"{call.request.method} {call.request.url.path}?{call.request.url.query}\n"
-    digest = sha256(target.encode() + body).hexdigest()
 
     def once(tx: Tx) -> _Answer | requests.Kept:
         if key is not None:
@@ -112,7 +128,7 @@ async def _stored(call: _Call, body: bytes, do: Callable[[Tx, Push], _Answer]) -
             if not is_new:
                 return kept
         before = inbox.taken_by(tx, push.row.id, [f"message:{push.message}"]) if push.message else None
-        answer = do(tx, push) if before is None else _Answer(202, _receipt(before))
+        answer = do(tx, push) if before is None else again(tx, push, before)
         if key is not None:
             requests.finish(tx, who, key, answer.status, {}, to_json(answer.body).decode() if answer.body else "")
         return answer
@@ -191,26 +207,45 @@ async def push_record_in(request: Request, integration: str, entity: str, record
     """201 for a new one. An older `version` (or `updated_at`) than is known is refused with 409."""
 
     async def do(call: _Call) -> Response:
-        _known(entity, record_id)
+        _known(call.request, entity, record_id)
         _, body = await call.read()
         check = call.sender.accepts.check_record
         reading = call.sender.reception.aside(len(body), lambda: read_record(strict(body), entity, check, record_id))
         one = await reading
-        return await _stored(call, body, lambda tx, push: _record(tx, push, entity, one))
+        return await _record_stored(call, body, entity, one)
 
     return await _served(request, integration, do)
+
+
+async def _record_stored(call: _Call, body: bytes, entity: str, one: Pushed) -> Response:
+    def again(tx: Tx, push: Push, _: str) -> _Answer:
+        verdict = pushed.compared(tx, push.row.id, entity, one)
+        if verdict.state != "unchanged":
+            raise ProblemError(409, "replayed", "this webhook-id came before, and what it says is not what counts")
+        return _said(one, verdict)
+
+    return await _stored(call, body, lambda tx, push: _record(tx, push, entity, one), again)
 
 
 def _record(tx: Tx, push: Push, entity: str, one: Pushed) -> _Answer:
     stored = push_record(tx, push, entity, one)
     assert stored.verdict is not None  # noqa: S101 - each record gets one
+    return _said(one, stored.verdict, stored)
+
+
+def _said(one: Pushed, verdict: Verdict, stored: Stored | None = None) -> _Answer:
     if one.payload is None:
         return _Answer(204, None, stored)
-    said = {"id": one.key, "changed": stored.verdict.state != "unchanged", "version": stored.verdict.version}
-    return _Answer(201 if stored.verdict.state == "new" else 200, said, stored)
+    said = {"id": one.key, "changed": verdict.state != "unchanged", "version": verdict.version}
+    return _Answer(201 if verdict.state == "new" else 200, said, stored)
 
 
-def _known(entity: str, record_id: str) -> None:
+def _known(request: Request, entity: str, record_id: str = "-") -> None:
+    """Raises ProblemError. Bytes that are no text would all become the same sign, and so several records one."""
+    try:
+        unquote_to_bytes(request.scope["raw_path"]).decode()
+    except UnicodeDecodeError:
+        raise ProblemError(400, "invalid-parameter", "the path is no UTF-8") from None
     if not ENTITY.fullmatch(entity) or not RECORD_ID.fullmatch(record_id):
         raise ProblemError(404, "not-found", "there is no such entity or record: a-z, 0-9 and _; 1 to 255 characters")
 
@@ -226,9 +261,10 @@ async def delete_record_in(request: Request, integration: str, entity: str, reco
     """`?version=` keeps an older deletion from undoing what is newer. Its history stays, as after any sync."""
 
     async def do(call: _Call) -> Response:
-        _known(entity, record_id)
+        _known(call.request, entity, record_id)
+        check_signature(call.request, call.sender, await call.request.body())
         one = Pushed(record_id, None, read_version(request.query_params.get("version", "")))
-        return await _stored(call, b"", lambda tx, push: _record(tx, push, entity, one))
+        return await _record_stored(call, b"", entity, one)
 
     return await _served(request, integration, do)
 
@@ -247,10 +283,11 @@ async def push_records_in(request: Request, integration: str, entity: str) -> Re
     """
 
     async def do(call: _Call) -> Response:
-        _known(entity, "-")
+        _known(call.request, entity)
         kind, body = await call.read(JSON, LINES)
         batch = await call.sender.reception.aside(len(body), lambda: _batch(call.sender, entity, kind, body))
         if not batch.records and batch.rejected:
+            await call.parts.database.write(lambda tx: note_named(tx, call.push(), batch), durable=True)
             raise ProblemError(422, "schema", "no record can be taken", {"rejected": batch.rejected})
 
         def store(tx: Tx, push: Push) -> _Answer:
@@ -284,7 +321,7 @@ def _batch(sender: Sender, entity: str, kind: str, body: bytes) -> Batch:
         try:
             records.append((place, _one(sender, entity, one)))
         except NotUnderstoodError as error:
-            rejected.append({"index": place, "code": error.code, "detail": error.detail})
+            rejected.append(refusal(place, one, RECORD_ID, error))
     return Batch(
         entity=entity,
         records=records,

@@ -185,6 +185,7 @@ async def test_pages_of_named_origins_may_call_and_no_others(installation: Insta
             answer = await client.get("/v1/integrations", headers={**portal, **bearer})
             wrong = await client.get("/v1/integrations", headers=portal)
             other = await client.get("/v1/integrations", headers={**evil, **bearer})
+            large = await client.post("/v1/integrations/sn/sync", content=b"x" * (MAX_BODY + 1), headers=portal)
     finally:
         await server.stop()
     allowed = "access-control-allow-origin"
@@ -193,9 +194,10 @@ async def test_pages_of_named_origins_may_call_and_no_others(installation: Insta
     assert (answer.status_code, answer.headers[allowed], answer.headers["vary"]) == (200, portal["origin"], "Origin")
     assert "etag" in answer.headers["access-control-expose-headers"].lower()
     assert (wrong.status_code, wrong.headers[allowed]) == (401, portal["origin"])
+    assert (large.status_code, large.headers[allowed]) == (413, portal["origin"])
     assert refused.status_code == 400
     assert not any(allowed in one.headers for one in (refused, other))
-    for one in (before, refused, answer, wrong, other):
+    for one in (before, refused, answer, wrong, other, large):
         assert one.headers["x-content-type-options"] == "nosniff"
         assert "access-control-allow-credentials" not in one.headers
 

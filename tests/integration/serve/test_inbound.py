@@ -49,6 +49,19 @@ async def test_a_process_that_does_not_follow_git_takes_nothing(tmp_path: Path) 
 
 
 @pytest.mark.asyncio
+async def test_before_git_was_read_nobody_is_refused_for_good(tmp_path: Path) -> None:
+    async with installed(tmp_path) as found:
+        reception = Reception(found.database, Nobody(), Untold(), found.clock, lambda: False)
+        found.ports = Ports(reception=reception)
+        async with found.client(token="rck_AAAAAAAA_" + "A" * 43) as client:
+            answers = [await client.post(path, content=b"{}") for path in ("/v1/inbound/w/n", "/ingest/v1/n/events")]
+        reception.close()
+    assert [(a.status_code, a.json()["code"], a.headers["retry-after"]) for a in answers] == [
+        (503, "not-ready", "10")
+    ] * 2
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("path", "size", "status"),
     [

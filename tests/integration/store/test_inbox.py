@@ -118,6 +118,26 @@ async def test_versions_of_pushed_records(up: World) -> None:
     assert await state(b"5", "", 4) == "stale"
     await up.db.write(lambda tx: pushed.forget_contents(tx, row.id))
     assert await state(b"2", "4") == "changed"
+    assert await state(None, "5") == "changed"
+    await up.db.write(lambda tx: pushed.forget_contents(tx, row.id))
+    assert await state(None, "5") == "changed"
+
+
+async def test_what_could_not_be_stored_is_a_change_when_it_comes_again(up: World) -> None:
+    row = await up.row()
+
+    def push(tx: Tx, key: str) -> str:
+        return pushed.accept(tx, row.id, "orders", Pushed(key, b"1", "7"), NOW).state
+
+    def fail(tx: Tx) -> None:
+        push(tx, "a")
+        put(tx, row.id, "a")
+        pushed.forget_waiting(tx, row.id, "orders", inbox.newest(tx))
+        inbox.fail_waiting(tx, row.id, "orders", inbox.newest(tx), "no")
+
+    await up.db.write(lambda tx: push(tx, "b"))
+    await up.db.write(fail)
+    assert [await up.db.write(partial(push, key=key)) for key in "aab"] == ["changed", "unchanged", "unchanged"]
 
 
 async def test_a_snapshot_knows_what_it_did_not_name(up: World) -> None:
@@ -145,9 +165,20 @@ async def test_what_is_old_goes(up: World) -> None:
     row = await up.row()
     number = await up.db.write(lambda tx: put(tx, row.id, "a"))
     await up.db.write(lambda tx: inbox.is_new(tx, row.id, "event:1", number, rfc3339(NOW)))
+    later = rfc3339(NOW + timedelta(days=7))
     assert await up.db.write(lambda tx: inbox.drop_old(tx, rfc3339(NOW))) == 0
-    assert await up.db.write(lambda tx: inbox.drop_old(tx, rfc3339(NOW + timedelta(days=7)))) == 2
+    assert await up.db.write(lambda tx: inbox.drop_old(tx, later)) == 1
+    assert await up.read(lambda tx: tx.value("SELECT count(*) FROM inbox_item")) == 1  # the answer said that it is kept
+    await up.db.write(lambda tx: inbox.settle(tx, inbox.waiting(tx, row.id, "orders", reads=False)))
+    assert await up.db.write(lambda tx: inbox.drop_old(tx, later)) == 1
     assert await up.read(lambda tx: tx.value("SELECT count(*) FROM inbox_item")) == 0
+
+
+async def test_what_waits_at_an_integration_that_is_gone_goes_with_it(up: World) -> None:
+    row = await up.row()
+    await up.db.write(lambda tx: put(tx, row.id, "a"))
+    await up.db.write(lambda tx: tx.execute("UPDATE integration SET removed_at = :t", {"t": rfc3339(NOW)}))
+    assert await up.db.write(lambda tx: inbox.drop_old(tx, rfc3339(NOW + timedelta(days=7)))) == 1
 
 
 async def test_what_nobody_takes_gets_a_run_when_it_can(up: World) -> None:
@@ -189,6 +220,17 @@ async def test_there_are_two_keys_at_most(up: World) -> None:
         ["active", "retiring", "revoked"],
         ["active", "revoked", "revoked", "revoked"],
     ]
+
+
+@pytest.mark.usefixtures("pushes")
+async def test_a_key_whose_time_is_over_is_not_revoked_once_more(up: World) -> None:
+    old = await up.db.write(partial(_regenerate, now=NOW, grace=timedelta()))
+    await up.db.write(partial(_regenerate, now=NOW, grace=timedelta(hours=1)))
+
+    def revoke(tx: Tx, minutes: int) -> bool:
+        return push_keys.revoke(tx, _key_row(tx), old.row.key_id, "ada", NOW + timedelta(minutes=minutes))
+
+    assert [await up.db.write(partial(revoke, minutes=minutes)) for minutes in (60, 59)] == [False, True]
 
 
 @pytest.mark.usefixtures("pushes")
