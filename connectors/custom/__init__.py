@@ -149,9 +149,8 @@ class Custom(Connector[Config, GeneratedKey]):
             key_of(self.config.outbound.secret)
             await self._look_at(self.config.outbound)
         active = [key for key in await self.room.keys() if key.state == "active"]
-        named = " and ".join(key.key_id for key in active)
         return Probe(
-            f"key {named}" if active else "nobody: there is no key yet",
+            "whoever has its key",
             credential_expires_at=min((due for key in active if (due := self._due(key))), default=None),
             warnings=tuple(self._warnings(active)),
         )

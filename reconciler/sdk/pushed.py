@@ -68,7 +68,7 @@ def strict(body: bytes) -> Any:
     except NotUnderstoodError:
         raise
     except (ValueError, RecursionError):
-        raise NotUnderstoodError("the body is no JSON in UTF-8", "invalid-json") from None
+        raise NotUnderstoodError("not JSON in UTF-8", "invalid-json") from None
     return value
 
 

@@ -195,6 +195,12 @@ async def test_batches_and_snapshots(stage: Stage) -> None:
         assert len(await erp.records()) == 10
         state = (await erp.call("GET", f"/receipts/{answer.json()['receipt_id']}")).json()
         assert (state["state"], state["applied"]) == ("processed", 10)
+        torn = '{"id": "0", "data": {"n": 0}}\n{"id": "1", "da\n{"id": "2", "data": 2}\n'
+        answer = await erp.call(
+            "POST", "/records/orders:batch", content=torn, headers={"content-type": "application/x-ndjson"}
+        )
+        told = [(one["index"], one.get("id"), one["code"]) for one in answer.json()["rejected"]]
+        assert (answer.status_code, told) == (202, [(1, None, "invalid-json"), (2, "2", "schema")])
         mixed = {"upserts": [{"id": "0", "data": {"n": 100}}, {"id": "", "data": {}}], "deletes": ["9"]}
         assert (await erp.call("POST", "/records/orders:batch", json=mixed)).json()["rejected"][0]["index"] == 1
         assert len(await erp.records()) == 9
