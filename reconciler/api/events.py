@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValidator
 
 from reconciler.api.integrations import Shown
-from reconciler.api.paging import Moment, Paging
+from reconciler.api.paging import DEFAULT_LIMIT, MAX_LIMIT, Moment, Paging
 from reconciler.model.event import EVENT_TYPE, LONGEST_TYPE, MOST_AT_ONCE, DeliveryStatus
 from reconciler.model.manifest import Name
 
@@ -152,6 +152,7 @@ class EventDetail(EventSummary):
 class EventFilter(Paging):
     """Any of each kind; all kinds together."""
 
+    limit: int = Field(DEFAULT_LIMIT, strict=True, ge=1, le=MAX_LIMIT)
     integrations: list[Reference] = Field([], max_length=100, description="That the events are about.")
     types: list[Pattern] = Field([], max_length=100, description="`*` stands for anything.")
     statuses: list[Standing] = Field([], max_length=8)

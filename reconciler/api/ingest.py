@@ -97,6 +97,7 @@ class RegenerateRequest(NewKeyRequest):
 
     grace_seconds: int | None = Field(
         None,
+        strict=True,
         ge=0,
         le=604_800,
         description="How long the key until now still opens; default `auth.rotation.grace`, or 0.",

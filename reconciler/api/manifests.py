@@ -83,7 +83,7 @@ class SynchronizationGiven(BaseModel):
     action: str = Field(max_length=100, description="A channel of this integration's connector.")
     template: str | None = Field(None, max_length=20_000)
     map: dict[str, Any] = {}
-    enabled: bool = True
+    enabled: bool = Field(True, strict=True)
 
 
 class Synchronizations(Shown):
@@ -101,7 +101,7 @@ class Schedule(BaseModel):
 class DisconnectRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    purge_data: bool = Field(False, description="Delete its records once it is disconnected.")
+    purge_data: bool = Field(False, strict=True, description="Delete its records once it is disconnected.")
 
 
 class IntegrationNamed(Shown):

@@ -20,8 +20,10 @@ class SyncRequest(BaseModel):
     scope: Scope = Scope.INCREMENTAL
     entities: list[str] | None = Field(None, min_length=1, description="Default: those of the manifest.")
     since: Moment | None = Field(None, description="Read what changed since then; not with scope full or keys.")
-    allow_deletes: bool = Field(False, description="Let a full run delete more than the guard permits.")
-    accept_schema: bool = Field(False, description="Take records whose fields are new, where the schema is frozen.")
+    allow_deletes: bool = Field(False, strict=True, description="Let a full run delete more than the guard permits.")
+    accept_schema: bool = Field(
+        False, strict=True, description="Take records whose fields are new, where the schema is frozen."
+    )
 
 
 class SyncQueued(Shown):

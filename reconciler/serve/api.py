@@ -201,6 +201,12 @@ async def _misunderstood(request: Request, error: Exception) -> Response:
 
 
 def _fault(place: Sequence[str | int], one: Any) -> dict[str, str]:
+    if one["type"] == "json_invalid":  # its place is a position in the text, and no member
+        return {
+            "pointer": "",
+            "code": one["type"],
+            "detail": f"not JSON at character {place[-1]}: {one['ctx']['error']}",
+        }
     pointer = json_pointer(place[1:]) if place[0] == "body" else ".".join(map(str, place[1:]))
     said = "is not known here; /docs lists what is" if one["type"] == "extra_forbidden" else one["msg"]
     return {"pointer": pointer, "code": one["type"], "detail": said.removeprefix("Value error, ")}

@@ -297,6 +297,8 @@ async def test_a_new_key_takes_the_place_of_the_old(stage: Stage, capsys: pytest
         assert (answer.status_code, made.previous.state) == (200, "retiring")
         for key in (old, made.key):
             assert (await Pusher(erp.running, erp.client, key).call("GET", "/ping")).status_code == 200
+        wrong = await erp.client.post(f"{place}/regenerate-key", headers=edits, json={"grace_seconds": True})
+        assert wrong.status_code == 422
         guarded = {**edits, "if-match": f'"{made.key_id}"'}
         two = await asyncio.gather(*(erp.client.post(f"{place}/regenerate-key", headers=guarded) for _ in range(2)))
         assert sorted(a.status_code for a in two) == [200, 412]

@@ -202,6 +202,15 @@ async def test_pages_of_named_origins_may_call_and_no_others(installation: Insta
         assert "access-control-allow-credentials" not in one.headers
 
 
+async def test_a_body_that_is_no_json_says_where(installation: Installation) -> None:
+    async with installation.client() as client:
+        kind = {"content-type": "application/json"}
+        answer = await client.post("/v1/events/filter", content=b'{"limit": 1, "types": ["a.b"}', headers=kind)
+    (fault,) = problem(answer)["errors"]
+    assert (answer.status_code, fault["pointer"], fault["code"]) == (422, "", "json_invalid")
+    assert fault["detail"].startswith("not JSON at character 28: ")
+
+
 async def test_headers_request_ids_and_head(installation: Installation) -> None:
     async with installation.client() as client:
         answer = await client.head("/v1/integrations", headers={"x-request-id": "trace-1"})
