@@ -22,6 +22,8 @@ from reconciler.store.journal import LogLine
 
 LONGEST_GRACE = timedelta(days=7)
 MOST_OPEN = 2
+ANY = "*"
+"""Instead of whichever is active, as long as one is (RFC 9110, If-Match)."""
 
 
 class OtherKeyError(Exception):
@@ -111,10 +113,11 @@ def regenerate(
 
 
 def _replaced(active: list[KeyRow], instead_of: str | None) -> KeyRow | None:
-    if instead_of is None and len(active) > 1:
+    is_any = instead_of in {None, ANY}
+    if is_any and len(active) > 1:
         ids = " or ".join(key.key_id for key in active)
         raise OrderError(f"two keys are active: say which is to be replaced, {ids} (If-Match, --instead-of)")
-    found = next((key for key in active if instead_of in {None, key.key_id}), None)
+    found = next((key for key in active if is_any or key.key_id == instead_of), None)
     if instead_of is not None and found is None:
         raise OtherKeyError("that is no active key (any more): look at the keys before you replace one")
     return found

@@ -65,7 +65,7 @@ async def regenerate_key(
     mutation.refuse_operation(Operation.REGENERATE_KEY)
     now, wish = mutation.parts.clock.now(), _wish(mutation, wanted)
     grace = timedelta(seconds=wanted.grace_seconds) if wanted.grace_seconds is not None else None
-    instead_of = if_match.strip().strip('"') if if_match not in {None, "*"} else None
+    instead_of = if_match.strip().strip('"') if if_match is not None else None
 
     def make(tx: Tx) -> MadeKey:
         return push_keys.regenerate(tx, row_of(tx, entry), wish, now, grace=grace, instead_of=instead_of)
